@@ -1,0 +1,1 @@
+"""One hospital: the ClientApp, its limits, its door and its local explanations."""

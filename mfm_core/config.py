@@ -1,0 +1,204 @@
+"""The frozen parts of the configuration tree that the algorithms read.
+
+Every part is immutable, refuses unknown keys and describes each field with its unit and range.
+Files are YAML; `load_yaml` reports every problem of a file at once by dotted path, and
+`canonical_hash` is the identity of a configuration: equal settings give equal hashes whatever
+the order or the formatting of the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mfm_core.errors import ConfigError
+
+
+class Part(BaseModel):
+    """A frozen piece of configuration that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OntologyConfig(Part):
+    """What the consortium calls its classes and attributes; order fixes every index."""
+
+    classes: tuple[str, ...] = Field(min_length=2, description="Class names; index = label.")
+    attributes: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="Attribute name to its values, e.g. view: [AP, PA]."
+    )
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes: a name stands twice; give every class its own name")
+        for name, values in self.attributes.items():
+            if len(values) < 2 or len(set(values)) != len(values):
+                raise ValueError(f"attributes.{name}: needs two or more different values")
+        return self
+
+
+class ImageConfig(Part):
+    """The picture every model input is brought to."""
+
+    size_px: int = Field(64, ge=32, le=256, multiple_of=32, description="Side in pixels.")
+    channels: Literal[1, 3] = Field(1, description="1 grayscale, 3 RGB.")
+    fit: Literal["pad", "crop", "stretch"] = Field(
+        "pad", description="How a non-square image becomes square."
+    )
+
+
+class ModelConfig(Part):
+    """Shape of the autoencoder (paper section 2.1; DESIGN: GroupNorm, spatial latent)."""
+
+    stem: Literal[4, 8] = Field(4, description="Pixel-unshuffle factor of the first layer.")
+    widths: tuple[int, ...] = Field((64, 192, 512), description="Channels per stage.")
+    depths: tuple[int, ...] = Field((2, 3, 5), description="ShuffleNet units per stage.")
+    groups: int = Field(4, ge=1, le=8, description="Groups of the pointwise convolutions.")
+    bottleneck: float = Field(0.5, gt=0, le=1, description="Inner width over outer width.")
+    norm_channels: int = Field(16, ge=4, description="Channels per GroupNorm group.")
+    latent_channels: int = Field(32, ge=4, le=128, description="Channels of the spatial latent.")
+    linear_path: bool = Field(True, description="Linear patch path, started from patch PCA.")
+
+    @model_validator(mode="after")
+    def _stages_agree(self) -> Self:
+        if len(self.widths) != len(self.depths):
+            raise ValueError("widths and depths need the same number of stages")
+        return self
+
+
+class AttentionConfig(Part):
+    """Two-stage pixel attention (paper section 2.3.2), bounded: W = 2 sigmoid(a)."""
+
+    rounds: int = Field(0, ge=0, description="Rounds of stage one; 0 switches attention off.")
+    penalty: float = Field(1.0, gt=0, description="Weight of (mean(W) - 1)^2.")
+
+
+class ObjectiveConfig(Part):
+    """Weights of the named loss terms (paper sections 2.1, 2.2)."""
+
+    beta: float = Field(0.003, ge=0, le=1, description="Weight of the KL term per latent number.")
+    class_weight: float = Field(0.5, ge=0, description="Weight of the cross-entropy term.")
+    label_smoothing: float = Field(0.05, ge=0, lt=0.5)
+    attention: AttentionConfig = AttentionConfig()
+
+
+class AugmentationConfig(Part):
+    """Random changes of a training image (paper section 2.3.1). 0 switches one off."""
+
+    rotation_deg: float = Field(10.0, ge=0, le=180, description="Largest rotation, degrees.")
+    scale: float = Field(0.1, ge=0, lt=1, description="Largest relative change of size.")
+    shift: float = Field(0.05, ge=0, lt=0.5, description="Largest shift, part of the side.")
+    perspective: float = Field(0.1, ge=0, lt=0.5, description="Corner displacement, part of side.")
+    flip_probability: float = Field(0.5, ge=0, le=1, description="Left-right mirror.")
+    brightness: float = Field(0.1, ge=0, lt=1, description="Largest relative change of contrast.")
+    blur_sigma_px: float = Field(1.0, ge=0, description="Largest Gaussian blur of the input.")
+    noise_std: float = Field(0.03, ge=0, lt=1, description="Gaussian noise of the input.")
+    erase_boxes: int = Field(2, ge=0, le=8, description="Erased boxes of the input.")
+    erase_fraction: float = Field(0.3, ge=0, lt=1, description="Largest box side, part of side.")
+
+
+class TrainingConfig(Part):
+    """The local optimiser: AdamW under one cosine over all rounds."""
+
+    batch_size: int = Field(32, ge=2, le=512)
+    steps_per_round: int = Field(40, ge=1, description="Optimiser steps of a site per round.")
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    warmup_steps: int = Field(5, ge=0, description="Linear warm-up at the start of each round.")
+    ema_decay: float = Field(0.995, ge=0, lt=1, description="Ceiling of the ramped EMA of weights.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Clip of the whole gradient's norm.")
+
+
+class LearningConfig(Part):
+    """Everything one local training needs beside model and data."""
+
+    objective: ObjectiveConfig = ObjectiveConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    training: TrainingConfig = TrainingConfig()  # type: ignore[call-arg]
+
+
+class ColumnsConfig(Part):
+    """Which column of a manifest holds what."""
+
+    file: str = "file"
+    label: str = "label"
+    patient: str = Field("patient_id", description="Patient, or group of images that belong together.")
+    split: str | None = Field(None, description="train, val or test; None lets us split by patient.")
+    attributes: dict[str, str] = Field(
+        default_factory=dict, description="Attribute name to column; default is its own name."
+    )
+
+
+class DataConfig(Part):
+    """Where a site's images are and how its words map to the consortium's."""
+
+    root: Path = Field(description="Folder that file names are relative to.")
+    manifest: Path | None = Field(None, description="CSV; None reads one folder per class.")
+    columns: ColumnsConfig = ColumnsConfig()  # type: ignore[call-arg]
+    where: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="Keep rows whose column holds one of these values."
+    )
+    label_mapping: dict[str, str | None] = Field(
+        default_factory=dict,
+        description="Site's label to class; None drops the row; '*' is the rest.",
+    )
+    attribute_mapping: dict[str, dict[str, str | None]] = Field(default_factory=dict)
+    frame: int | Literal["middle"] = Field("middle", description="Frame of a multi-frame DICOM.")
+    val_fraction: float = Field(0.1, ge=0, lt=0.5)
+    test_fraction: float = Field(0.2, ge=0, lt=0.8)
+    split_seed: int = 0
+
+
+AnyPart = TypeVar("AnyPart", bound=BaseModel)
+
+
+def problems_of(error: ValidationError) -> list[str]:
+    """Return one line per problem: dotted path, what is wrong, what was found."""
+    lines = []
+    for item in error.errors():
+        path = ".".join(str(step) for step in item["loc"]) or "(file)"
+        message = item["msg"].removeprefix("Value error, ")
+        found = "" if item["type"] in ("missing", "value_error") else f" (found {item['input']!r})"
+        if item["type"] == "extra_forbidden":
+            message, found = "unknown key; remove it or correct its spelling", ""
+        lines.append(f"{path}: {message}{found}")
+    return lines
+
+
+def load_yaml(path: Path, part: type[AnyPart]) -> AnyPart:
+    """Read a YAML file into `part`.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML or has wrong fields; all are listed.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror}); check the path"
+        raise ConfigError(str(path), [reason]) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"is not YAML: {error}"]) from None
+    if not isinstance(content, dict):
+        raise ConfigError(str(path), ["expected a mapping of keys to values at the top"])
+    try:
+        return part.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(str(path), problems_of(error)) from None
+
+
+def dump_yaml(part: BaseModel, path: Path) -> None:
+    """Write a configuration so that `load_yaml` gives an equal one."""
+    content: dict[str, Any] = part.model_dump(mode="json")
+    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def canonical_hash(part: BaseModel) -> str:
+    """Return the SHA-256 (hex) of the canonical JSON of a configuration."""
+    text = json.dumps(part.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,101 @@
+"""Every error this project raises on purpose, in one tree.
+
+    MfmError
+      ConfigError        a file of settings is wrong: all its problems, by dotted path
+      DataError          images, labels or splits cannot be used: all problems, by row
+      CheckpointError    a file of weights or sums does not belong here
+      BoundaryError      something must not cross the hospital's boundary
+        LimitRefusal     the run asks for more than the site's own limits allow
+        OutboxRefusal    a value is not on the list, not finite or too large
+      UpdateRejected     what a site sent fails the server's checks
+      TooFewSites        a round cannot be formed from the sites that answered
+      RunFailed          a run ended without a model
+
+Each error says what was found, what was expected and what to do. `code` is the short word that
+may leave a hospital in place of the text; `exit_code` is what a command returns
+(1 refused by a check, 3 failed while running).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class MfmError(Exception):
+    """The root of the tree; never raised itself."""
+
+    code = "error"
+    exit_code = 3
+
+
+class _Problems(MfmError):
+    """An error that lists every problem of one subject at once."""
+
+    exit_code = 1
+
+    def __init__(self, subject: str, problems: Iterable[str]) -> None:
+        self.subject = subject
+        self.problems = tuple(problems)
+        noun = "problem" if len(self.problems) == 1 else "problems"
+        lines = "".join(f"\n  - {problem}" for problem in self.problems)
+        super().__init__(f"{subject}: {len(self.problems)} {noun}{lines}")
+
+
+class ConfigError(_Problems):
+    """A configuration file is wrong. `problems` names each field by its dotted path."""
+
+    code = "config"
+
+
+class DataError(_Problems):
+    """Data cannot be used. `problems` names each row; it never leaves the site."""
+
+    code = "data"
+
+
+class CheckpointError(MfmError):
+    """A file of weights or sums is damaged or belongs to another model, config or encoder."""
+
+    code = "checkpoint"
+    exit_code = 1
+
+
+class BoundaryError(MfmError):
+    """Something must not cross the hospital's boundary."""
+
+    code = "boundary"
+    exit_code = 1
+
+
+class LimitRefusal(BoundaryError):
+    """The run asks for more than this site's own limits allow."""
+
+    code = "limit"
+
+
+class OutboxRefusal(BoundaryError):
+    """A value that was about to leave is not on the list, not finite or too large."""
+
+    code = "outbox"
+
+
+class UpdateRejected(MfmError):
+    """What a site sent fails the server's checks; it is named and never added."""
+
+    code = "rejected"
+
+    def __init__(self, reason: str, text: str) -> None:
+        self.reason = reason
+        super().__init__(text)
+
+
+class TooFewSites(MfmError):
+    """A round cannot be formed: fewer sites answered in time than the quorum."""
+
+    code = "quorum"
+
+
+class RunFailed(MfmError):
+    """A run ended without a model."""
+
+    code = "failed"

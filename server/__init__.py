@@ -1,0 +1,1 @@
+"""The coordinator: the ServerApp and what it writes."""

@@ -1,0 +1,1 @@
+"""One researcher: invented hospitals, studies, baselines, comparison."""

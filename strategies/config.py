@@ -1,0 +1,67 @@
+"""RunConfig: what the whole consortium agreed on.
+
+It travels as run.yaml inside the app bundle; its canonical hash stands in every message,
+checkpoint, ledger line and report. A site may narrow it, never widen it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from mfm_core.config import ImageConfig, LearningConfig, ModelConfig, OntologyConfig, Part
+
+
+class AggregationConfig(Part):
+    """How site updates become the next global model."""
+
+    kind: Literal["fedavg", "fedprox", "fedadam", "fedyogi"] = "fedavg"
+    proximal_mu: float = Field(0.0, ge=0, description="FedProx: weight of the proximal term.")
+    server_learning_rate: float = Field(0.01, gt=0, description="FedAdam, FedYogi: eta.")
+    beta_1: float = Field(0.9, ge=0, lt=1, description="FedAdam, FedYogi.")
+    beta_2: float = Field(0.99, ge=0, lt=1, description="FedAdam, FedYogi.")
+    tau: float = Field(1e-3, gt=0, description="FedAdam, FedYogi: degree of adaptivity.")
+    max_site_images: int = Field(
+        1_000_000, ge=1, description="Largest weight of a site; a larger claim is refused."
+    )
+    max_update_norm: float = Field(1e4, gt=0, description="Largest L2 norm of a site's update.")
+
+    @model_validator(mode="after")
+    def _proximal_term_belongs_to_fedprox(self) -> Self:
+        if (self.kind == "fedprox") != (self.proximal_mu > 0):
+            raise ValueError("proximal_mu > 0 and kind: fedprox belong together; set both or none")
+        return self
+
+
+class StatisticsConfig(Part):
+    """The one release of latent sums at the end of a run, and what is computed from it."""
+
+    refit_head: bool = Field(True, description="Closed-form head from sums, kept if it validates.")
+    bootstrap_replicates: int = Field(
+        200, ge=0, le=1000, description="Poisson bootstrap replicates by patient; 0: no intervals."
+    )
+
+
+class RunConfig(Part):
+    """One agreed federated run."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$", description="Short name of the run.")
+    seed: int = Field(0, ge=0, lt=2**31)
+    rounds: int = Field(20, ge=1, le=10_000, description="Training rounds.")
+    ontology: OntologyConfig
+    image: ImageConfig = ImageConfig()  # type: ignore[call-arg]
+    model: ModelConfig = ModelConfig()  # type: ignore[call-arg]
+    learning: LearningConfig = LearningConfig()
+    aggregation: AggregationConfig = AggregationConfig()  # type: ignore[call-arg]
+    statistics: StatisticsConfig = StatisticsConfig()  # type: ignore[call-arg]
+
+    @model_validator(mode="after")
+    def _attention_leaves_room(self) -> Self:
+        stage_one = self.learning.objective.attention.rounds
+        if stage_one >= self.rounds:
+            raise ValueError(
+                f"learning.objective.attention.rounds is {stage_one} of {self.rounds} rounds; "
+                "stage two needs at least one round"
+            )
+        return self
