@@ -1,0 +1,33 @@
+"""Two-stage pixel attention (paper section 2.3.2), bounded.
+
+Stage one learns a weight map W with a penalty that holds its mean near 1; stage two weighs the
+loss with W* = 1 - W, so that pixels which the autoencoder finds hard count more. The paper's
+formulas cannot be used as written: the loss `mean(W e) + lambda (mean(W) - 1)^2` pins only the
+mean, so W grows without bound on easy pixels and falls without bound on hard ones, and `1 - W`
+has mean near 0 with negative weights, which would reward errors. Here W = 2 sigmoid(a) lies in
+(0, 2) with W = 1 at the start, and W* = 2 - W (that is 1 - W moved up by 1, which makes it
+non-negative) divided by its own mean. The map crosses the boundary as part of the weights.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def stage_one_weights(logits: torch.Tensor) -> torch.Tensor:
+    """Return W = 2 sigmoid(a), `[1, 1, H, W]` in (0, 2); zeros give 1 everywhere."""
+    return 2.0 * torch.sigmoid(logits)
+
+
+def mean_penalty(weights: torch.Tensor) -> torch.Tensor:
+    """Return (mean(W) - 1)^2, a scalar: what holds the mean of stage one near 1."""
+    return (weights.mean() - 1.0) ** 2
+
+
+def stage_two_weights(logits: torch.Tensor) -> torch.Tensor:
+    """Return W* = (1 - W + 1) / mean(1 - W + 1), `[1, 1, H, W]` in [0, inf), mean 1, detached.
+
+    2 - 2 sigmoid(a) = 2 sigmoid(-a) keeps its precision where W saturates.
+    """
+    raised = 2.0 * torch.sigmoid(-logits.detach())
+    return raised / raised.mean().clamp_min(torch.finfo(raised.dtype).tiny)
