@@ -14,12 +14,28 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional
 
-from mfm_core.blocks import Down, ShuffleUnit, Up, clamp_gently, group_norm
+from mfm_core.blocks import (
+    Down,
+    GroupPointwise,
+    ShuffleUnit,
+    Up,
+    clamp_gently,
+    depth_to_space,
+    group_norm,
+    space_to_depth,
+    to_images,
+    to_rows,
+)
 from mfm_core.config import ImageConfig, ModelConfig
+from mfm_core.linear_path import LinearPath
 
 LOGVAR_RANGE = (-9.0, 2.0)
 """Bounds of log variance: a posterior deviation between 0.011 and 2.7."""
+
+START_LOGVAR = -4.0
+"""Log variance of the posterior before training: a deviation of 0.14."""
 
 
 class Output(NamedTuple):
@@ -48,46 +64,56 @@ def _units(width: int, depth: int, model: ModelConfig) -> list[nn.Module]:
     return [ShuffleUnit(width, inner, model.groups, model.norm_channels) for _ in range(depth)]
 
 
-class _Encoder(nn.Sequential):
-    """Stem, then the stages: `[N, C, H, W]` to `[N, widths[-1], grid, grid]`."""
+class _Encoder(nn.Module):
+    """Stem, then the stages: `[N, C, H, W]` to rows `[N * grid * grid, widths[-1]]`."""
 
     def __init__(self, model: ModelConfig, channels: int) -> None:
-        first = model.widths[0]
-        parts: list[nn.Module] = [
-            nn.Conv2d(channels, first, model.stem, stride=model.stem),
-            *_units(first, model.depths[0], model),
-        ]
-        for before, after, depth in zip(
-            model.widths, model.widths[1:], model.depths[1:], strict=False
-        ):
+        super().__init__()
+        self.stem = model.stem
+        widths, depths = model.widths, model.depths
+        self.first = nn.Conv2d(channels * model.stem**2, widths[0], 3, padding=1, bias=False)
+        parts = _units(widths[0], depths[0], model)
+        for before, after, depth in zip(widths, widths[1:], depths[1:], strict=False):
             parts.append(Down(before, after, model.groups, model.norm_channels))
             parts.extend(_units(after, depth, model))
-        parts.append(group_norm(model.widths[-1], model.norm_channels))
-        super().__init__(*parts)
+        self.stages = nn.Sequential(*parts)
+        self.norm = group_norm(widths[-1], model.norm_channels)
+
+    def forward(self, centred: torch.Tensor) -> torch.Tensor:
+        """Return the features of images less their mean."""
+        cells = to_images(space_to_depth(centred, self.stem), len(centred))
+        features = self.norm(self.stages(self.first(cells)))
+        return to_rows(functional.relu(features, inplace=True))
 
 
-class _Decoder(nn.Sequential):
-    """The mirrored stages: `[N, latent_channels, grid, grid]` to `[N, C, H, W]`."""
+class _Decoder(nn.Module):
+    """The mirrored stages: latent rows to `[N, C, H, W]`."""
 
     def __init__(self, model: ModelConfig, channels: int) -> None:
+        super().__init__()
+        self.stem = model.stem
         widths, depths = model.widths[::-1], model.depths[::-1]
-        parts: list[nn.Module] = [
-            nn.Conv2d(model.latent_channels, widths[0], 1),
-            *_units(widths[0], depths[0], model),
-        ]
+        self.first = GroupPointwise(model.latent_channels, widths[0], 1)
+        parts = _units(widths[0], depths[0], model)
         for before, after, depth in zip(widths, widths[1:], depths[1:], strict=False):
             parts.append(Up(before, after, model.groups, model.norm_channels))
             parts.extend(_units(after, depth, model))
-        parts.append(group_norm(widths[-1], model.norm_channels))
-        parts.append(nn.ConvTranspose2d(widths[-1], channels, model.stem, stride=model.stem))
-        super().__init__(*parts)
+        self.stages = nn.Sequential(*parts)
+        self.norm = group_norm(widths[-1], model.norm_channels)
+        self.last = nn.Conv2d(widths[-1], channels * model.stem**2, 3, padding=1)
+
+    def forward(self, rows: torch.Tensor, count: int) -> torch.Tensor:
+        """Return what the units draw for `count` images."""
+        features = self.norm(self.stages(to_images(self.first(rows), count)))
+        cells = self.last(functional.relu(features, inplace=True))
+        return depth_to_space(to_rows(cells), count, self.stem)
 
 
 class Autoencoder(nn.Module):
     """Encoder, latent, decoder and linear head.
 
     Attributes:
-        latent_size: L = latent_channels * grid * grid.
+        latent_size: L = grid * grid * latent_channels; the flat latent is (row, column, channel).
         head: linear from flattened mu to class logits.
         attention_logits: `[1, 1, H, W]`, the pixel attention; learns only in stage one.
     """
@@ -100,15 +126,11 @@ class Autoencoder(nn.Module):
         self.latent_size = model.latent_channels * self.grid**2
         self.encoder = _Encoder(model, image.channels)
         self.decoder = _Decoder(model, image.channels)
-        self.to_latent = nn.Conv2d(model.widths[-1], 2 * model.latent_channels, 1)
+        self.to_latent = nn.Linear(model.widths[-1], 2 * model.latent_channels)
+        self.linear_path: LinearPath | None = None
         if model.linear_path:
-            side, latent = self.patch, model.latent_channels
-            self.linear_in = nn.Conv2d(image.channels, latent, side, stride=side)
-            self.linear_out = nn.ConvTranspose2d(
-                latent, image.channels, side, stride=side, bias=False
-            )
-            self.mean_image = nn.Parameter(
-                torch.full((1, image.channels, image.size_px, image.size_px), 0.5)
+            self.linear_path = LinearPath(
+                image.channels, model.latent_channels, self.grid, self.patch
             )
         self.head = nn.Linear(self.latent_size, num_classes)
         self.attention_logits = nn.Parameter(
@@ -116,42 +138,37 @@ class Autoencoder(nn.Module):
         )
         self._start()
 
+    @torch.no_grad()
     def _start(self) -> None:
-        """Give the branches their starting weights: units at zero beside a linear path."""
+        """Give head and branches their starting weights: the units write nothing at first."""
         latent = self.model_config.latent_channels
-        with torch.no_grad():
-            self.to_latent.bias.zero_()  # type: ignore[union-attr]
-            self.to_latent.weight[latent:].zero_()
-            self.to_latent.bias[latent:] = -4.0  # type: ignore[index]
-            nn.init.zeros_(self.head.weight)
-            nn.init.zeros_(self.head.bias)
-            last = self.decoder[-1]
-            assert isinstance(last, nn.ConvTranspose2d)
-            if self.model_config.linear_path:
-                self.to_latent.weight.zero_()
-                last.weight.zero_()
-                last.bias.zero_()  # type: ignore[union-attr]
-            else:
-                last.bias.fill_(0.5)  # type: ignore[union-attr]
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        nn.init.zeros_(self.to_latent.bias)
+        self.to_latent.weight[latent:] = 0.0
+        self.to_latent.bias[latent:] = START_LOGVAR
+        if self.linear_path is not None:
+            nn.init.zeros_(self.to_latent.weight)
+            for parameter in self.decoder.last.parameters():
+                nn.init.zeros_(parameter)
 
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return `mu [N, L]` and `logvar [N, L]` of `images [N, C, H, W] float32 in [0, 1]`."""
-        mean = self.mean_image if self.model_config.linear_path else 0.5
-        centred = (images - mean).contiguous(memory_format=torch.channels_last)
-        statistics = self.to_latent(self.encoder(centred))
-        mu, logvar = statistics.chunk(2, dim=1)
-        if self.model_config.linear_path:
-            mu = mu + self.linear_in(centred)
-        return mu.flatten(1), logvar.flatten(1).clamp(*LOGVAR_RANGE)
+        path, count = self.linear_path, len(images)
+        centred = images - (0.5 if path is None else path.mean_image)
+        mu, logvar = self.to_latent(self.encoder(centred)).chunk(2, dim=1)
+        if path is not None:
+            mu = mu + path.read(centred)
+        bounded = logvar.clamp(*LOGVAR_RANGE)
+        return mu.reshape(count, -1), bounded.reshape(count, -1)
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """Return `[N, C, H, W] float32 in [0, 1]` of `latent [N, L]`."""
-        spatial = latent.view(len(latent), -1, self.grid, self.grid)
-        spatial = spatial.contiguous(memory_format=torch.channels_last)
-        images = self.decoder(spatial)
-        if self.model_config.linear_path:
-            images = images + self.linear_out(spatial) + self.mean_image
-        return clamp_gently(images)
+        count = len(latent)
+        rows = latent.reshape(count * self.grid**2, -1)
+        images = self.decoder(rows, count)
+        base = 0.5 if self.linear_path is None else self.linear_path.write(rows, count)
+        return clamp_gently(images + base)
 
     def classify(self, mu: torch.Tensor) -> torch.Tensor:
         """Return logits `[N, K]` of `mu [N, L]`."""
@@ -171,11 +188,10 @@ class Autoencoder(nn.Module):
 def build_autoencoder(
     model: ModelConfig, image: ImageConfig, num_classes: int, seed: int
 ) -> Autoencoder:
-    """Return a new autoencoder in channels-last layout, the same bits for the same seed."""
+    """Return a new autoencoder, the same bits for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        built = Autoencoder(model, image, num_classes)
-    return built.to(memory_format=torch.channels_last)
+        return Autoencoder(model, image, num_classes)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -46,8 +46,8 @@ def _patch_rows(images: NDArray[np.uint8], grid: int) -> NDArray[np.float64]:
 def patch_moments(images: ImageSet, indices: NDArray[np.int64], model: ModelConfig) -> Sum:
     """Return the patch moments of a site, a mergeable Sum.
 
-    It holds "patch.count" `[1]` images, "patch.sum" `[grid^2, D]` and "patch.second_moment" `[D, D]` over
-    all patches, D = channels * side * side.
+    It holds "patch.count" `[1]` images, "patch.sum" `[grid^2, D]` per cell and
+    "patch.second_moment" `[D, D]` over all patches, D = channels * side * side.
 
     Raises:
         DataError: `indices` is empty.
@@ -102,7 +102,7 @@ def start_linear_path(model: Autoencoder, moments: Sum) -> None:
         DataError: the moments are of another patch size or channel count, or of no image.
         ValueError: the model has no linear path.
     """
-    if not model.model_config.linear_path:
+    if model.linear_path is None:
         raise ValueError("the model has no linear path to start")
     channels, side = model.image_config.channels, model.patch
     numbers = channels * min(side, MAX_SIDE) ** 2
@@ -118,14 +118,15 @@ def start_linear_path(model: Autoencoder, moments: Sum) -> None:
     kept = len(directions)
     means = _grown(moments["patch.sum"] / moments["patch.count"][0], channels, side)
     floor = NOISE_SHARE * scale[-1] ** 2 / scale**2
+    path = model.linear_path
+    inner = slice(path.margin, path.margin + side)
+    cells = means.view(model.grid, model.grid, channels, side, side).permute(2, 0, 3, 1, 4)
+    latent = model.model_config.latent_channels
     with torch.no_grad():
-        model.linear_in.weight.zero_()
-        model.linear_out.weight.zero_()
-        model.linear_in.bias.zero_()  # type: ignore[union-attr]  # built with a bias
-        model.linear_in.weight[:kept] = _grown(directions / scale[:, None], channels, side) / area
-        model.linear_out.weight[:kept] = _grown(directions * scale[:, None], channels, side)
-        cells = means.view(model.grid, model.grid, channels, side, side)
-        model.mean_image.copy_(cells.permute(2, 0, 3, 1, 4).reshape(model.mean_image.shape))
-        latent = model.model_config.latent_channels
+        path.reader.zero_()
+        path.writer.zero_()
+        path.reader[:kept] = _grown(directions / scale[:, None] / area, channels, side).flatten(1)
+        path.writer[:kept, :, inner, inner] = _grown(directions * scale[:, None], channels, side)
+        path.mean_image.copy_(cells.reshape(path.mean_image.shape))
         logvar = torch.from_numpy(np.log(floor)).float().clamp(*LOGVAR_RANGE)
-        model.to_latent.bias[latent : latent + kept] = logvar  # type: ignore[index]
+        model.to_latent.bias[latent : latent + kept] = logvar

@@ -74,7 +74,7 @@ def _parameter_groups(model: Autoencoder, config: TrainingConfig) -> list[dict[s
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if name.startswith(("linear_in", "linear_out", "mean_image")):
+        if name.startswith("linear_path."):
             linear.append(parameter)
         elif parameter.ndim > 1 and name != "attention_logits":
             decayed.append(parameter)
