@@ -92,14 +92,14 @@ def draw_anatomy(draws: Draws, female: NDArray[np.bool_], age: NDArray[np.int64]
     """Return the anatomy of B patients; `female` `[B]`, `age` `[B]` is 0 young, 1 middle, 2 old."""
     woman = female[:, None, None].astype(np.float32)
     years = age[:, None, None].astype(np.float32)
-    scale = draws.normal(1.02, 0.045) - 0.06 * woman
+    scale = draws.normal(1.02, 0.035) - 0.06 * woman
     return Anatomy(
         scale=scale,
         depth=draws.normal(22.0, 1.8) * scale + 0.7 * years,
         width=draws.normal(1.0, 0.04),
         height=draws.normal(1.0, 0.045),
         lean=draws.normal(0.0, 0.012) * (1.0 + 0.5 * years),
-        heart_width=draws.normal(5.9, 0.30) + 0.12 * years,
+        heart_width=draws.normal(5.9, 0.26) + 0.12 * years,
         heart_height=draws.normal(5.0, 0.30),
         heart_shift=draws.normal(2.1, 0.35),
         heart_tilt=draws.normal(0.62, 0.10),
@@ -124,14 +124,14 @@ def draw_exposure(draws: Draws, portable: NDArray[np.bool_]) -> Exposure:
     return Exposure(
         source_distance=bed * distances["AP"] + (1.0 - bed) * distances["PA"],
         front_at_detector=1.0 - bed,
-        shift_x=draws.normal(0.0, 0.6) * (1.0 + 0.6 * bed),
-        shift_y=draws.normal(0.0, 0.8),
+        shift_x=draws.normal(0.0, 0.5) * (1.0 + 0.6 * bed),
+        shift_y=draws.normal(0.0, 0.6),
         turn=draws.normal(0.0, 0.018) * (1.0 + 1.0 * bed),
         obliquity=draws.normal(0.0, 0.5) * (1.0 + 0.6 * bed),
-        diaphragm=draws.normal(10.6, 0.9) - 2.0 * bed,
+        diaphragm=draws.normal(10.6, 0.7) - 2.0 * bed,
         clavicle_lift=draws.normal(0.0, 0.4) + 1.1 * bed,
         scapula_x=draws.normal(14.6, 0.6) - 3.6 * bed,
-        scatter=draws.normal(0.45, 0.06) + 0.55 * bed,
+        scatter=draws.normal(0.40, 0.05) + 0.45 * bed,
         brightness=draws.normal(0.0, 0.022) * (1.0 + 0.8 * bed),
         contrast=draws.normal(1.0, 0.04) - 0.07 * bed,
     )
@@ -160,7 +160,7 @@ class Rays:
         self._x, self._y = cosine * column + sine * row, cosine * row - sine * column
 
     def at(self, relative_depth: float) -> tuple[Array, Array]:
-        """Return x (right in the film is the patient's left) and y (down), cm of a scale-1 adult."""
+        """Return x (the patient's left is right) and y (down), in cm of a scale-1 adult."""
         depth = np.asarray(relative_depth * self._anatomy.depth)
         larger = magnification(self._anatomy, self._exposure, depth)
         scale = self._anatomy.scale
@@ -186,16 +186,17 @@ class Chest:
     @property
     def lung(self) -> Array:
         """Both lungs, less what the heart takes up of them."""
-        return np.maximum(self.lungs[0] + self.lungs[1] - 0.9 * self.heart, 0.0)
+        return np.asarray(np.maximum(self.lungs[0] + self.lungs[1] - 0.9 * self.heart, 0.0))
 
     @property
     def shadow(self) -> Array:
         """All of it, in cm of soft tissue."""
-        return self.tissue + self.bone - AIR_FRACTION * self.lung
+        return np.asarray(self.tissue + self.bone - AIR_FRACTION * self.lung)
 
 
 def _dome_top(x: Array, centre: Array | float, level: Array, dome: Array) -> Array:
-    return level - dome * np.maximum(1.0 - np.square((x - centre) / 6.4), -0.4)
+    arch = np.maximum(1.0 - np.square((x - centre) / 6.4), -0.4)
+    return np.asarray(level - dome * arch)
 
 
 def lung_chords(rays: Rays, anatomy: Anatomy, exposure: Exposure) -> tuple[Array, Array]:
@@ -227,7 +228,8 @@ def heart_chord(rays: Rays, anatomy: Anatomy, exposure: Exposure, enlargement: A
     first = (cosine * along_x + sine * along_y) / wide
     second = (cosine * along_y - sine * along_x) / high
     inside = np.maximum(1.0 - np.square(first) - np.square(second), 0.0)
-    return (9.5 * (1.0 + 0.6 * grow) * anatomy.scale * np.sqrt(inside)).astype(np.float32)
+    thickness = 9.5 * (1.0 + 0.6 * grow) * anatomy.scale
+    return np.asarray(thickness * np.sqrt(inside), dtype=np.float32)
 
 
 def _body(rays: Rays, anatomy: Anatomy, exposure: Exposure) -> Array:
@@ -241,7 +243,7 @@ def _body(rays: Rays, anatomy: Anatomy, exposure: Exposure) -> Array:
     bubble = np.square((x - 6.3) / 2.6) + np.square((y - exposure.diaphragm - 0.6) / 1.6)
     air = anatomy.bubble * np.sqrt(np.maximum(1.0 - bubble, 0.0))
     trachea = expit((-5.5 - y) / 0.5) * np.sqrt(np.maximum(1.0 - np.square((x + 0.2) / 0.95), 0.0))
-    return np.maximum(body * narrow - 1.6 * air - 1.8 * trachea, 0.0)
+    return np.asarray(np.maximum(body * narrow - 1.6 * air - 1.8 * trachea, 0.0))
 
 
 def _front_and_great_vessels(rays: Rays, anatomy: Anatomy, in_lung: Array) -> Array:
@@ -252,13 +254,15 @@ def _front_and_great_vessels(rays: Rays, anatomy: Anatomy, in_lung: Array) -> Ar
         slope = np.clip(0.62 + 0.07 * (y - anatomy.breast_height), 0.1, 1.0)
         breast += anatomy.breast * slope * np.sqrt(np.maximum(1.0 - radius, 0.0))
     x, y = rays.at(0.6)
-    knob = 1.0 - np.square((x - 1.9) / anatomy.aorta) - np.square((y + 5.8) / (1.15 * anatomy.aorta))
+    knob = (
+        1.0 - np.square((x - 1.9) / anatomy.aorta) - np.square((y + 5.8) / (1.15 * anatomy.aorta))
+    )
     reach = 1.1 + anatomy.aorta - 0.08 * (y + 5.0)
     descending = expit((y + 5.0) / 0.6) * expit((reach - x) / 0.25) * (x > 0)
     hilum = np.zeros_like(x)
     for side, height in ((-1.0, -1.6), (1.0, -2.3)):
         hilum += np.exp(-np.square((x - side * 4.2) / 1.5) - np.square((y - height) / 2.1))
-    central = 2.6 * np.sqrt(np.maximum(knob, 0.0)) + 1.4 * descending
+    central = 4.0 * np.sqrt(np.maximum(knob, 0.0)) + 1.8 * descending
     return np.asarray(breast + in_lung * (central + 2.3 * anatomy.vessel_density * hilum))
 
 
@@ -300,24 +304,24 @@ def _other_bones(rays: Rays, anatomy: Anatomy, exposure: Exposure) -> Array:
     out = np.abs(x)
     course = -10.6 - exposure.clavicle_lift - 0.16 * (out - 1.5) + 0.5 * np.sin(out * 0.42)
     band = np.exp(-(((y - course) / 0.75) ** 4)) * expit((out - 1.6) / 0.3)
-    clavicle = 1.7 * band * expit((15.5 - out) / 0.4)
+    clavicle = 2.6 * band * expit((15.5 - out) / 0.4)
     x, y = rays.at(0.95)
     out, blade = np.abs(x), exposure.scapula_x
     border = blade + 0.16 * (y + 3.0)
     shape = expit((out - border) / 0.25) * expit((y + 11.5) / 0.5)
     shape = shape * expit((3.5 + 0.55 * (out - blade) - y) / 0.5) * expit((blade + 7.5 - out) / 0.5)
     ridge = np.exp(-np.square((out - border - 0.3) / 0.6))
-    scapula = 1.1 * shape * (0.7 + 0.8 * ridge)
+    scapula = 1.7 * shape * (0.7 + 0.8 * ridge)
     x, y = rays.at(0.8)
     discs = 1.0 + 0.22 * np.cos(y * np.float32(2.0 * np.pi / 2.5))
     spine = 2.4 * expit((1.9 - np.abs(x)) / 0.3) * discs
     return np.asarray(anatomy.rib_density * (clavicle + scapula) + spine)
 
 
-def draw_chest(rays: Rays, anatomy: Anatomy, exposure: Exposure, enlargement: Array) -> Chest:
-    """Return the healthy chest along every ray, with the heart enlarged by `enlargement`."""
+def draw_chest(rays: Rays, anatomy: Anatomy, exposure: Exposure) -> Chest:
+    """Return the healthy chest along every ray."""
     lungs = lung_chords(rays, anatomy, exposure)
-    heart = heart_chord(rays, anatomy, exposure, enlargement)
+    heart = heart_chord(rays, anatomy, exposure, np.ones_like(anatomy.scale))
     in_lung = np.minimum((lungs[0] + lungs[1]) / 4.0, 1.0)
     tissue = _body(rays, anatomy, exposure)
     tissue += _front_and_great_vessels(rays, anatomy, in_lung)

@@ -10,7 +10,6 @@ What crosses the hospital's boundary: nothing; there is no real patient here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -56,7 +55,9 @@ class ScannerConfig(Part):
     name: str = Field("A", description="Name in the manifest.")
     gamma: float = Field(1.0, gt=0.3, lt=3, description="Exponent of the grey curve.")
     window: float = Field(1.0, gt=0.3, lt=3, description="Width of the window; < 1 is harder.")
-    level: float = Field(0.0, gt=-0.3, lt=0.3, description="Shift of all greys, part of full scale.")
+    level: float = Field(
+        0.0, gt=-0.3, lt=0.3, description="Shift of all greys, part of full scale."
+    )
     noise_std: float = Field(0.008, ge=0, lt=0.2, description="Quantum noise at mid grey.")
 
 
@@ -78,7 +79,7 @@ class HospitalPhantoms(Part):
         0.5, ge=0, le=1, description="Share of films with a burned-in L or R (half each)."
     )
     scanners: tuple[ScannerConfig, ...] = Field(
-        (ScannerConfig(),),  # type: ignore[call-arg]
+        (ScannerConfig(),),
         min_length=1,
         description="X-ray machines, used equally often.",
     )
@@ -86,8 +87,11 @@ class HospitalPhantoms(Part):
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
-        problems = [f"class_probabilities: unknown class {n!r}; use {', '.join(CLASSES)}"
-                    for n in self.class_probabilities if n not in CLASSES]
+        problems = [
+            f"class_probabilities: unknown class {n!r}; use {', '.join(CLASSES)}"
+            for n in self.class_probabilities
+            if n not in CLASSES
+        ]
         if min([*self.class_probabilities.values(), *self.age_shares]) < 0:
             problems.append("class_probabilities, age_shares: a share is below 0")
         elif sum(self.class_probabilities.values()) <= 0 or sum(self.age_shares) <= 0:
@@ -103,7 +107,7 @@ class HospitalPhantoms(Part):
     def finding_shares(self) -> NDArray[np.float64]:
         """Return P(finding), `[5] float64`."""
         shares = np.array([self.class_probabilities.get(name, 0.0) for name in CLASSES])
-        return shares / shares.sum()
+        return np.asarray(shares / shares.sum())
 
     def attribute_shares(self) -> dict[str, tuple[tuple[str, ...], NDArray[np.float64]]]:
         """Return each attribute's values and their shares before any coupling."""
@@ -231,27 +235,35 @@ _SPLIT_CYCLE = (0, 2, 1, 0, 0, 2, 0, 0, 0, 0)
 """train, test, val, ...: 70/10/20, dealt to the patients of a class in turn."""
 
 
-def _pick(tables: Mapping[str, NDArray[np.float64]], name: str, finding: int, draw: float) -> int:
-    cumulative = np.cumsum(tables[name][finding])
-    return int(min(np.searchsorted(cumulative / cumulative[-1], draw, "right"), cumulative.size - 1))
+def _pick(shares: NDArray[np.float64], draw: float) -> int:
+    """Return the index that a draw from [0, 1) falls on; a share of 0 is never picked."""
+    cumulative = np.cumsum(shares)
+    return int(np.searchsorted(cumulative / cumulative[-1], draw, side="right"))
 
 
 def draw_cohort(seed: int, hospital: HospitalPhantoms) -> Cohort:
     """Return who lies in a hospital. A patient does not depend on how many there are in all."""
     tables = {name: conditional_shares(hospital, name) for name in hospital.attribute_shares()}
-    findings = np.cumsum(hospital.finding_shares())
+    findings = hospital.finding_shares()
     seen = np.zeros(len(CLASSES), dtype=np.int64)
     rows: list[tuple[int, ...]] = []
     for patient in range(hospital.patients):
         draws = stream(seed, hospital.name, patient, 0).random(4 + 3 * MAX_FILMS)
-        label = int(min(np.searchsorted(findings, draws[0], "right"), len(CLASSES) - 1))
+        label = _pick(findings, draws[0])
         split = _SPLIT_CYCLE[seen[label] % len(_SPLIT_CYCLE)]
         seen[label] += 1
-        sex, age = _pick(tables, "sex", label, draws[1]), _pick(tables, "age", label, draws[2])
+        sex, age = (_pick(tables[name][label], draws[i]) for i, name in ((1, "sex"), (2, "age")))
         for film in range(1 + int(draws[3] * MAX_FILMS)):
             names = ("view", "marker", "scanner")
             picks = zip(names, draws[4 + 3 * film :], strict=False)
-            view, marker, scanner = (_pick(tables, name, label, draw) for name, draw in picks)
+            view, marker, scanner = (_pick(tables[name][label], draw) for name, draw in picks)
             rows.append((patient, film, label, view, sex, age, marker, scanner, split))
     table = np.array(rows, dtype=np.int64)
-    return Cohort(*table[:, :3].T, table[:, 3:7], *table[:, 7:].T)
+    return Cohort(
+        patients=table[:, 0],
+        films=table[:, 1],
+        labels=table[:, 2],
+        attributes=table[:, 3:7],
+        scanners=table[:, 7],
+        splits=table[:, 8],
+    )

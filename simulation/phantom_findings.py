@@ -45,19 +45,19 @@ def draw_findings(draws: Draws, labels: NDArray[np.int64]) -> Findings:
     """Return the disease of B patients with the given `labels` `[B]`."""
     kind = labels[:, None, None]
     side = np.where(draws.uniform(0.0, 1.0) < 0.5, -1.0, 1.0).astype(np.float32)
-    larger = draws.uniform(1.20, 1.44)
+    larger = draws.uniform(1.24, 1.46)
     return Findings(
         kind=kind,
         side=side,
         infiltrate_x=side * draws.uniform(5.2, 9.6),
         infiltrate_y=draws.uniform(-7.5, 6.0),
-        infiltrate_density=draws.uniform(0.38, 0.80),
+        infiltrate_density=draws.uniform(0.7, 1.3),
         blobs=np.concatenate([draws.normal(0.0, 1.0) for _ in range(3 * _BLOBS)], axis=2),
-        effusion_height=draws.uniform(2.6, 7.5),
-        nodule_x=side * draws.uniform(4.6, 10.2),
-        nodule_y=draws.uniform(-9.0, 5.5),
-        nodule_radius=draws.uniform(1.0, 1.9),
-        nodule_density=draws.uniform(0.95, 1.7),
+        effusion_height=draws.uniform(4.2, 9.0),
+        nodule_x=side * draws.uniform(5.2, 9.6),
+        nodule_y=draws.uniform(-8.5, 2.5),
+        nodule_radius=draws.uniform(1.4, 2.0),
+        nodule_density=draws.uniform(2.1, 3.1),
         enlargement=np.where(kind == CLASSES.index("cardiomegaly"), larger, np.float32(1.0)),
     )
 
@@ -69,8 +69,9 @@ def _infiltrate(rays: Rays, findings: Findings, chest: Chest) -> Array:
         right, down, size = (findings.blobs[:, :, 3 * blob + part, None] for part in range(3))
         far = np.square(x - findings.infiltrate_x - 1.5 * right)
         far = far + np.square(y - findings.infiltrate_y - 1.7 * down)
-        cloud += np.exp(-far / np.square(1.55 + 0.35 * size))
-    return AIR_FRACTION * chest.lung * (1.0 - np.exp(-findings.infiltrate_density * cloud))
+        cloud += np.exp(-far / np.square(1.9 + 0.4 * size))
+    filled = 1.0 - np.exp(-findings.infiltrate_density * cloud)
+    return np.asarray(AIR_FRACTION * chest.lung * filled)
 
 
 def _effusion(rays: Rays, exposure: Exposure, findings: Findings, chest: Chest) -> Array:
@@ -80,10 +81,10 @@ def _effusion(rays: Rays, exposure: Exposure, findings: Findings, chest: Chest) 
     surface = base - findings.effusion_height * (0.45 + 0.55 * np.square(outward))
     standing = exposure.front_at_detector
     sharp = expit((y - surface) / 0.55)
-    veil = 0.62 * expit((y - surface) / 1.3) + 0.26 * expit((y - surface + 5.0) / 2.5)
+    veil = 0.72 * expit((y - surface) / 1.2) + 0.20 * expit((y - surface + 4.0) / 2.2)
     filled = standing * 0.92 * sharp + (1.0 - standing) * veil
     lung = np.where(findings.side < 0, chest.lungs[0], chest.lungs[1])
-    return AIR_FRACTION * np.maximum(lung - 0.9 * chest.heart, 0.0) * filled
+    return np.asarray(AIR_FRACTION * np.maximum(lung - 0.9 * chest.heart, 0.0) * filled)
 
 
 def _nodule(rays: Rays, findings: Findings, chest: Chest) -> Array:
@@ -97,13 +98,11 @@ def _nodule(rays: Rays, findings: Findings, chest: Chest) -> Array:
 def added_shadow(rays: Rays, exposure: Exposure, findings: Findings, chest: Chest) -> Array:
     """Return what infiltrate, effusion or nodule adds, `[B, H, W] float32`, cm of soft tissue."""
     shadows = {
-        "infiltrate": lambda: _infiltrate(rays, findings, chest),
-        "effusion": lambda: _effusion(rays, exposure, findings, chest),
-        "nodule": lambda: _nodule(rays, findings, chest),
+        "infiltrate": _infiltrate(rays, findings, chest),
+        "effusion": _effusion(rays, exposure, findings, chest),
+        "nodule": _nodule(rays, findings, chest),
     }
     total = np.zeros_like(chest.tissue)
-    for name, draw in shadows.items():
-        present = findings.kind == CLASSES.index(name)
-        if present.any():
-            total = np.where(present, draw(), total)
+    for name, shadow in shadows.items():
+        total = np.where(findings.kind == CLASSES.index(name), shadow, total)
     return np.asarray(total, dtype=np.float32)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +19,16 @@ from PIL import Image
 
 from mfm_core.dataset import SPLITS
 from simulation.phantom_anatomy import (
+    FIELD_CM,
     Array,
+    Chest,
     Draws,
+    Exposure,
     Rays,
     draw_anatomy,
     draw_chest,
     draw_exposure,
+    heart_chord,
 )
 from simulation.phantom_cohort import (
     ATTRIBUTES,
@@ -49,6 +53,8 @@ __all__ = [
     "draw_phantoms",
     "generate",
 ]
+
+Rows = NDArray[np.int64]
 
 ATTENUATION = 0.16
 """Per cm of soft tissue at chest tube voltage (about 120 kV), broad beam."""
@@ -88,10 +94,21 @@ class PhantomBatch:
         return len(self.labels)
 
 
+@dataclass(frozen=True)
+class _Patient:
+    """Films about to be exposed: shadows in cm of soft tissue, `[B, H, W]`."""
+
+    exposure: Exposure
+    chest: Chest
+    sick: Array
+    noise: Array
+    marker_place: NDArray[np.float64]
+
+
 def _veil(transmitted: Array) -> Array:
     """Return scatter at the detector: the transmitted beam, spread over _VEIL_CM."""
     size = transmitted.shape[-1]
-    place = (np.arange(size) + 0.5) * 43.0 / size
+    place = (np.arange(size) + 0.5) * FIELD_CM / size
     spread = np.exp(-0.5 * np.square((place[:, None] - place[None, :]) / _VEIL_CM))
     spread = (spread / spread.sum(axis=1).max()).astype(np.float32)
     return np.asarray(spread @ transmitted @ spread.T)
@@ -125,50 +142,64 @@ def _burn_marker(grey: Array, marker: str, draw: NDArray[np.float64]) -> None:
     grey[top : top + height, left : left + width][glyph] = 0.97
 
 
-def _draw_chunk(
-    config: PhantomConfig, hospital: HospitalPhantoms, cohort: Cohort, rows: NDArray[np.int64],
-    hide_findings: bool,
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    size, seed, name = config.size_px, config.seed, hospital.name
+def _develop(
+    patient: _Patient, shadow: Array, scanners: list[ScannerConfig]
+) -> tuple[Array, Array]:
+    """Return the noiseless greys of a shadow and the grain to expect, `[B, H, W]` each.
+
+    Scatter and window come from the healthy chest, so that a finding changes the film only
+    where it lies.
+    """
+    beam = np.exp(-ATTENUATION * patient.chest.shadow)
+    scatter = patient.exposure.scatter * _veil(beam)
+    healthy = -np.log(beam + scatter)
+    dark, bright = _level(healthy, patient.chest.lung), _level(healthy, patient.chest.heart)
+    film = -np.log(np.exp(-ATTENUATION * shadow) + scatter)
+    placed = 0.46 * (film - dark) / (bright - dark) - 0.23
+    grey = _grey(0.5 + patient.exposure.contrast * placed + patient.exposure.brightness, scanners)
+    grain = np.clip(np.exp(0.5 * (healthy - bright)), 0.3, 2.0)
+    return grey, np.asarray(grain)
+
+
+def _draw_patient(config: PhantomConfig, name: str, cohort: Cohort, rows: Rows) -> _Patient:
+    """Return anatomy, disease and circumstances of some films, and their own randomness."""
+    size, seed = config.size_px, config.seed
     patients, films = cohort.patients[rows], cohort.films[rows]
     bodies = np.stack([stream(seed, name, p, 1).random(80) for p in patients])
     streams = [stream(seed, name, p, 2, f) for p, f in zip(patients, films, strict=True)]
     circumstances = np.stack([generator.random(24) for generator in streams])
     noise = np.stack([g.standard_normal((size, size), dtype=np.float32) for g in streams])
 
-    view, sex, age, marker = cohort.attributes[rows].T
+    view, sex, age, _ = cohort.attributes[rows].T
     draws = Draws(bodies)
-    anatomy = draw_anatomy(draws, sex == 0, age)
+    anatomy = draw_anatomy(draws, sex == ATTRIBUTES["sex"].index("F"), age)
     findings = draw_findings(draws, cohort.labels[rows])
-    exposure = draw_exposure(Draws(circumstances[:, 2:]), view == 0)
+    portable = view == ATTRIBUTES["view"].index("AP")
+    exposure = draw_exposure(Draws(circumstances[:, 2:]), portable)
     rays = Rays(anatomy, exposure, size)
-    healthy = draw_chest(rays, anatomy, exposure, np.ones_like(findings.enlargement))
-    large = draw_chest(rays, anatomy, exposure, findings.enlargement)
-    sick = large.shadow + added_shadow(rays, exposure, findings, healthy)
+    chest = draw_chest(rays, anatomy, exposure)
+    large = replace(chest, heart=heart_chord(rays, anatomy, exposure, findings.enlargement))
+    sick = large.shadow + added_shadow(rays, exposure, findings, chest)
+    return _Patient(exposure, chest, sick, noise, circumstances[:, :2])
 
-    beam = np.exp(-ATTENUATION * healthy.shadow)
-    scatter = exposure.scatter * _veil(beam)
-    film = -np.log(beam + scatter)
-    dark, bright = _level(film, healthy.lung), _level(film, healthy.heart)
+
+def _draw_films(
+    config: PhantomConfig, hospital: HospitalPhantoms, cohort: Cohort, rows: Rows, hide: bool
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return films and masks of some rows of a cohort."""
+    patient = _draw_patient(config, hospital.name, cohort, rows)
     scanners = [hospital.scanners[index] for index in cohort.scanners[rows]]
-
-    def develop(density: Array) -> Array:
-        relative = (density - dark) / (bright - dark)
-        placed = 0.27 + 0.46 * relative
-        return _grey(0.5 + exposure.contrast * (placed - 0.5) + exposure.brightness, scanners)
-
-    received = np.exp(-ATTENUATION * sick) + scatter
-    clean, without = develop(-np.log(received)), develop(film)
-    change = np.abs(clean - without)
+    sick, grain = _develop(patient, patient.sick, scanners)
+    healthy, _ = _develop(patient, patient.chest.shadow, scanners)
+    change = np.abs(sick - healthy)
     mask = change > np.maximum(_MASK_SHARE * change.max(axis=(1, 2), keepdims=True), 1e-3)
-    shown = without if hide_findings else clean
     strength = np.array([scanner.noise_std for scanner in scanners], dtype=np.float32)
-    grain = np.sqrt(np.exp(-bright) / np.maximum(np.exp(-film), 1e-6))
-    shown = shown + strength[:, None, None] * np.clip(grain, 0.3, 2.0) * noise
-    for index, value in enumerate(marker):
-        if value > 0:
-            _burn_marker(shown[index], ATTRIBUTES["marker"][value], circumstances[index, :2])
-    return np.rint(255.0 * np.clip(shown, 0.0, 1.0)).astype(np.uint8), mask
+    grey = (healthy if hide else sick) + strength[:, None, None] * grain * patient.noise
+    marker = ATTRIBUTES["marker"]
+    for index, value in enumerate(cohort.attributes[rows, list(ATTRIBUTES).index("marker")]):
+        if marker[value] in _GLYPHS:
+            _burn_marker(grey[index], marker[value], patient.marker_place[index])
+    return np.rint(255.0 * np.clip(grey, 0.0, 1.0)).astype(np.uint8), mask
 
 
 def draw_phantoms(
@@ -188,7 +219,7 @@ def draw_phantoms(
     masks = np.empty((count, size, size), dtype=bool)
     for start in range(0, count, _CHUNK):
         rows = np.arange(start, min(start + _CHUNK, count))
-        films, mask = _draw_chunk(config, hospital, cohort, rows, hide_findings)
+        films, mask = _draw_films(config, hospital, cohort, rows, hide_findings)
         images[rows, 0], masks[rows] = films, mask
     return PhantomBatch(
         images=images,
@@ -215,14 +246,16 @@ def generate(folder: Path, config: PhantomConfig, hospital: HospitalPhantoms) ->
         file = f"images/{index:06d}.png"
         Image.fromarray(batch.images[index, 0]).save(folder / file)
         values = zip(ATTRIBUTES.values(), batch.attributes[index], strict=True)
-        rows.append([
-            file,
-            CLASSES[batch.labels[index]],
-            f"P{batch.patients[index]:06d}",
-            SPLITS[batch.splits[index]],
-            *(names[value] for names, value in values),
-            hospital.scanners[batch.scanners[index]].name,
-        ])
+        rows.append(
+            [
+                file,
+                CLASSES[batch.labels[index]],
+                f"P{batch.patients[index]:06d}",
+                SPLITS[batch.splits[index]],
+                *(names[value] for names, value in values),
+                hospital.scanners[batch.scanners[index]].name,
+            ]
+        )
     part = folder / "manifest.csv.part"
     with part.open("w", newline="", encoding="utf-8") as stream_out:
         writer = csv.writer(stream_out)
