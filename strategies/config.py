@@ -50,11 +50,11 @@ class RunConfig(Part):
     seed: int = Field(0, ge=0, lt=2**31)
     rounds: int = Field(20, ge=1, le=10_000, description="Training rounds.")
     ontology: OntologyConfig
-    image: ImageConfig = ImageConfig()  # type: ignore[call-arg]
-    model: ModelConfig = ModelConfig()  # type: ignore[call-arg]
+    image: ImageConfig = ImageConfig()
+    model: ModelConfig = ModelConfig()
     learning: LearningConfig = LearningConfig()
-    aggregation: AggregationConfig = AggregationConfig()  # type: ignore[call-arg]
-    statistics: StatisticsConfig = StatisticsConfig()  # type: ignore[call-arg]
+    aggregation: AggregationConfig = AggregationConfig()
+    statistics: StatisticsConfig = StatisticsConfig()
 
     @model_validator(mode="after")
     def _attention_leaves_room(self) -> Self:

@@ -1,0 +1,291 @@
+"""The ClientApp: one handler per exchange, each a short list of named steps.
+
+Every handler goes the same way: open the site, check the message against the site's limits and
+the agreed run, work, release the answer through the outbox. What goes wrong leaves as a coded
+word; the text stays in the site's own log. What crosses the hospital's boundary: what
+`client.outbox` released, or one word.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
+
+from client.limits import check_request, guarded_latent_sum
+from client.site import ATLAS, FINAL, Site, open_site
+from mfm_core.atlas import atlas_from, save_atlas
+from mfm_core.checkpoint import encoder_hash, flat_weights, save_model
+from mfm_core.dataset import SPLITS
+from mfm_core.errors import BoundaryError, ConfigError, MfmError, UpdateRejected
+from mfm_core.evaluation import metric_sum
+from mfm_core.head import candidate_sum
+from mfm_core.inference import Inference, infer
+from mfm_core.patches import patch_moments
+from mfm_core.sums import Sum
+from mfm_core.training import Schedule
+from mfm_core.training import train as train_locally
+from strategies import wire
+from strategies.answers import (
+    answer_of,
+    read_heads,
+    request_has_model,
+    request_schema,
+    training_sum,
+)
+from strategies.code_hash import code_hash
+from strategies.plan import Kind, attention_stage, derive_seed
+from strategies.rounds import FAILED, REFUSED
+
+app = ClientApp()
+fallback_log = logging.getLogger("mfm.site")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A message that passed every check, at its site."""
+
+    site: Site
+    kind: Kind
+    round: int
+    payload: wire.Payload
+
+    @property
+    def weights(self) -> NDArray[np.float32]:
+        """Return the weights the server sent."""
+        assert self.payload.model is not None
+        return self.payload.model
+
+    @property
+    def total(self) -> Sum:
+        """Return the Sum the server sent."""
+        assert self.payload.total is not None
+        return self.payload.total
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a handler wants to send: the images behind it and the arrays."""
+
+    images: int
+    payload: wire.Payload
+
+
+@app.query("hello")
+def hello(message: Message, context: Context) -> Message:
+    """Introduce the site: name, code, images per split."""
+    return serve("hello", message, context, say_hello)
+
+
+@app.query("patch_moments")
+def moments(message: Message, context: Context) -> Message:
+    """Release the second moments of image patches."""
+    return serve("patch_moments", message, context, give_patch_moments)
+
+
+@app.train()
+def training(message: Message, context: Context) -> Message:
+    """Validate the global weights, train on from them, release the change."""
+    return serve("train", message, context, train_one_round)
+
+
+@app.query("latent_sums")
+def latent_sums(message: Message, context: Context) -> Message:
+    """Release class and attribute sums of the latents."""
+    return serve("latent_sums", message, context, give_latent_sums)
+
+
+@app.query("heads")
+def heads(message: Message, context: Context) -> Message:
+    """Release how well each candidate head does on the validation images."""
+    return serve("heads", message, context, try_heads)
+
+
+@app.evaluate()
+def evaluation(message: Message, context: Context) -> Message:
+    """Release the test counts of the final weights."""
+    return serve("evaluate", message, context, test_final)
+
+
+@app.query("atlas")
+def atlas(message: Message, context: Context) -> Message:
+    """Store the final model and the atlas at the site."""
+    return serve("atlas", message, context, store_atlas)
+
+
+def serve(
+    kind: Kind, message: Message, context: Context, work: Callable[[Request], Reply]
+) -> Message:
+    """Return the released answer to a message, or an error reply that holds one coded word."""
+    log = fallback_log
+    try:
+        site = open_site(find_site_file(context))
+        log = site.log
+        request = receive(site, kind, message)
+        reply = work(request)
+        return Message(release(request, reply), reply_to=message)
+    except MfmError as error:
+        log.error("%s %s: %s", kind, type(error).__name__, error)
+        word = error.reason if isinstance(error, UpdateRejected) else error.code
+        said_no = isinstance(error, BoundaryError | UpdateRejected)
+        return Message(Error(REFUSED if said_no else FAILED, word), reply_to=message)
+    except Exception:
+        log.exception("%s: unexpected", kind)
+        return Message(Error(FAILED, "internal"), reply_to=message)
+
+
+def find_site_file(context: Context) -> Path:
+    """Return this node's settings file: named in the node config, or by partition in simulation.
+
+    Raises:
+        ConfigError: neither is given.
+    """
+    named = str(context.node_config.get("site-config", ""))
+    if named:
+        return Path(named)
+    folder = str(context.run_config.get("sites-folder", ""))
+    if folder and "partition-id" in context.node_config:
+        return Path(folder) / f"{context.node_config['partition-id']}.yaml"
+    raise ConfigError("node config", ["site-config: name the path of the site's site.yaml"])
+
+
+def receive(site: Site, kind: Kind, message: Message) -> Request:
+    """Return the message's content after every check; nothing has been computed yet.
+
+    Raises:
+        LimitRefusal: the site's limits say no.
+        UpdateRejected: the message is not what was agreed.
+    """
+    check_request(site.config.limits, site.config_hash, kind, message.content)
+    number = int(message.metadata.group_id or 0) if kind == "train" else 0
+    if not 0 <= number <= site.run.rounds:
+        raise UpdateRejected("round", f"round {number} of {site.run.rounds}")
+    expected = wire.Expected(
+        kind=kind,
+        round=number,
+        config_hash=site.config_hash,
+        code_hash=code_hash(),
+        model=site.schema if request_has_model(kind) else None,
+        total=request_schema(site.run, kind),
+        site="",
+        max_bytes=site.config.limits.max_message_bytes,
+    )
+    _, payload = wire.decode(message.content, expected)
+    return Request(site, kind, number, payload)
+
+
+def release(request: Request, reply: Reply) -> RecordDict:
+    """Return the record of an answer once the outbox has let it through."""
+    site = request.site
+    header = wire.Header(
+        kind=request.kind,
+        round=request.round,
+        config_hash=site.config_hash,
+        code_hash=code_hash(),
+        site=site.config.name,
+        num_images=reply.images,
+    )
+    answer = answer_of(site.run, request.kind)
+    record = site.outbox.release(header, reply.payload, site.schema, answer)
+    size = wire.record_bytes(record)
+    site.log.info("%s round %d: %d bytes left", header.kind, header.round, size)
+    return record
+
+
+def say_hello(request: Request) -> Reply:
+    """Return how many images each split has."""
+    images = request.site.images
+    counts = np.array([float(len(images.select(split))) for split in SPLITS])
+    return Reply(len(images), wire.Payload(total=Sum({"images": counts})))
+
+
+def give_patch_moments(request: Request) -> Reply:
+    """Return the patch moments of the training images."""
+    site = request.site
+    indices = site.images.select("train")
+    found = patch_moments(site.images, indices, site.run.model)
+    return Reply(len(indices), wire.Payload(total=found))
+
+
+def train_one_round(request: Request) -> Reply:
+    """Return the change of the weights after local training, with telemetry."""
+    site, number = request.site, request.round
+    model, indices = site.load(request.weights), site.images.select("train")
+    validation = count_metrics(request, look(request, "val"), "val", 0)
+    steps = site.run.learning.training.steps_per_round
+    terms = train_locally(
+        model,
+        site.images,
+        indices,
+        site.run.learning,
+        schedule=Schedule((number - 1) * steps, site.run.rounds * steps),
+        steps=steps,
+        seed=derive_seed(site.run, site.config.name, "train", number),
+        attention_stage=attention_stage(site.run, number),
+        proximal_mu=site.run.aggregation.proximal_mu,
+    )
+    update = flat_weights(model) - request.weights
+    return Reply(len(indices), wire.Payload(update, training_sum(validation, terms, len(indices))))
+
+
+def give_latent_sums(request: Request) -> Reply:
+    """Return the latent sums of the training images without small cells."""
+    site, images = request.site, request.site.images
+    site.load(request.weights)
+    chosen = images.select("train")
+    found = guarded_latent_sum(
+        look(request, "train").mu,
+        (images.labels[chosen], images.attributes[chosen], images.patients[chosen]),
+        site.run.ontology,
+        site.config.limits.min_cell_count,
+    )
+    return Reply(len(chosen), wire.Payload(total=found))
+
+
+def try_heads(request: Request) -> Reply:
+    """Return what each candidate head makes of the validation images."""
+    site = request.site
+    site.load(request.weights)
+    labels = site.images.labels[site.images.select("val")]
+    found = candidate_sum(look(request, "val").mu, labels, read_heads(request.total))
+    return Reply(len(labels), wire.Payload(total=found))
+
+
+def test_final(request: Request) -> Reply:
+    """Return the test counts with bootstrap replicates."""
+    site = request.site
+    site.load(request.weights)
+    seen = look(request, "test")
+    found = count_metrics(request, seen, "test", site.run.statistics.bootstrap_replicates)
+    return Reply(len(seen.ssim), wire.Payload(total=found))
+
+
+def store_atlas(request: Request) -> Reply:
+    """Write the final model and the atlas into the site's state folder; reply with nothing."""
+    site, folder = request.site, request.site.config.state_folder
+    model, ontology = site.load(request.weights), site.run.ontology
+    found = atlas_from(request.total, ontology, encoder_hash(model), site.config_hash)
+    save_model(folder / FINAL, model, site.config_hash, ontology)
+    save_atlas(folder / ATLAS, found)
+    return Reply(0, wire.Payload())
+
+
+def look(request: Request, split: str) -> Inference:
+    """Return what the loaded model makes of one split."""
+    images = request.site.images
+    return infer(request.site.model, images, images.select(split))
+
+
+def count_metrics(request: Request, seen: Inference, split: str, replicates: int) -> Sum:
+    """Return the metric counts of what was seen of a split."""
+    site, images = request.site, request.site.images
+    chosen = images.select(split)
+    seed = derive_seed(site.run, site.config.name, "bootstrap")
+    people = images.patients[chosen]
+    return metric_sum(seen.logits, images.labels[chosen], seen.ssim, people, replicates, seed)

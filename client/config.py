@@ -1,0 +1,93 @@
+"""SiteConfig: one hospital's settings and limits. It never leaves the hospital.
+
+A limit can only narrow what was agreed; no run can widen it. What crosses the boundary: nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from mfm_core.config import DataConfig, Part, load_yaml
+from mfm_core.errors import ConfigError
+from strategies.code_hash import bundle_folder
+from strategies.config import RunConfig
+from strategies.plan import KINDS, Kind
+
+ANY = "any"
+
+
+class LimitsConfig(Part):
+    """What this site allows at most."""
+
+    accepted_runs: tuple[str, ...] = Field(
+        min_length=1,
+        description="Hashes of the runs this site takes part in; 'any' accepts every run.",
+    )
+    allowed_kinds: tuple[Kind, ...] = Field(KINDS, description="Exchanges this site answers.")
+    max_message_mib: float = Field(64.0, gt=0, description="Largest message in or out, MiB.")
+    min_cell_count: int = Field(
+        10, ge=1, description="Fewest patients of a released cell; smaller ones leave as zeros."
+    )
+
+    @field_validator("accepted_runs")
+    @classmethod
+    def _hashes_or_any(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [text for text in value if text != ANY and not re.fullmatch("[0-9a-f]{64}", text)]
+        if wrong:
+            raise ValueError(f"expected 64 hexadecimal digits or 'any'; {wrong} is neither")
+        return value
+
+    @property
+    def max_message_bytes(self) -> int:
+        """Return the largest message in bytes."""
+        return int(self.max_message_mib * 2**20)
+
+
+class SiteConfig(Part):
+    """One hospital (site.yaml)."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="Name in the consortium; in deployment the node is registered under it.",
+    )
+    data: DataConfig
+    limits: LimitsConfig
+    state_folder: Path = Field(description="Cache, ledger, log and received models of this site.")
+    device: Literal["cpu"] = Field("cpu", description="Where training runs.")
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of one worker process.")
+    run: Path | None = Field(
+        None, description="The site's own copy of run.yaml; None takes the one in the app bundle."
+    )
+
+    @model_validator(mode="after")
+    def _splits_leave_training(self) -> Self:
+        if self.data.val_fraction + self.data.test_fraction >= 0.95:
+            raise ValueError("data: val_fraction + test_fraction leave no images for training")
+        return self
+
+
+def load_site_config(path: Path) -> SiteConfig:
+    """Return the settings of a file; its relative paths start at the file's own folder.
+
+    Raises:
+        ConfigError: unreadable or wrong; all problems are listed.
+    """
+    config = load_yaml(path, SiteConfig)
+    folder = path.resolve().parent
+    manifest = None if config.data.manifest is None else folder / config.data.manifest
+    data = config.data.model_copy(update={"root": folder / config.data.root, "manifest": manifest})
+    run = None if config.run is None else folder / config.run
+    changed = {"data": data, "state_folder": folder / config.state_folder, "run": run}
+    return config.model_copy(update=changed)
+
+
+def load_site_run(config: SiteConfig) -> RunConfig:
+    """Return the agreed run: the site's own copy, or run.yaml of the app bundle."""
+    path = config.run or bundle_folder() / "run.yaml"
+    if config.run is None and not path.is_file():
+        raise ConfigError(str(path), ["not in the app bundle; name the site's own copy in 'run'"])
+    return load_yaml(path, RunConfig)

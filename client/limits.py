@@ -1,0 +1,92 @@
+"""The hospital's own limits: what it answers at all, and which cells are too small to leave.
+
+`check_request` runs before anything is computed. `guarded_latent_sum` leaves small cells out of a
+release, together with whatever would let the reader subtract them back from what is released.
+What crosses the hospital's boundary: nothing here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from flwr.app import RecordDict
+from numpy.typing import NDArray
+
+from client.config import ANY, LimitsConfig
+from mfm_core.config import OntologyConfig
+from mfm_core.errors import LimitRefusal
+from mfm_core.latent_sums import latent_sum
+from mfm_core.sums import Array, Sum
+from strategies.answers import with_suppressed
+from strategies.plan import Kind
+from strategies.wire import record_bytes
+
+ROUNDING = 1e-9
+"""Patients shared between cells give fractional counts; less than this is nobody."""
+
+
+def check_request(limits: LimitsConfig, config_hash: str, kind: Kind, record: RecordDict) -> None:
+    """Return if the site may answer.
+
+    Raises:
+        LimitRefusal: the run is not accepted, the exchange is not allowed or the message too big.
+    """
+    if ANY not in limits.accepted_runs and config_hash not in limits.accepted_runs:
+        raise LimitRefusal(
+            f"run {config_hash} is not in limits.accepted_runs; add its hash to take part"
+        )
+    if kind not in limits.allowed_kinds:
+        raise LimitRefusal(f"{kind} is not in limits.allowed_kinds; add it to answer")
+    size = record_bytes(record)
+    if size > limits.max_message_bytes:
+        raise LimitRefusal(
+            f"the message has {size} bytes, limits.max_message_mib allows "
+            f"{limits.max_message_bytes}; raise it to take part"
+        )
+
+
+def guarded_latent_sum(
+    mu: NDArray[np.floating],
+    cells: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+    ontology: OntologyConfig,
+    smallest: int,
+) -> Sum:
+    """Return the site's latent Sum in which every cell has no patient or at least `smallest`.
+
+    A class with too few patients is left out of everything, the second moment included. An
+    attribute cell that is too small becomes zeros; if the rest of its class could then be found by
+    subtraction (class total minus the cells shown), the next smallest cells are zeroed as well.
+
+    Args:
+        mu: `[N, L]` latent means.
+        cells: labels `[N]`, attributes `[N, A]`, patients `[N]`.
+        ontology: classes and attributes.
+        smallest: fewest patients of a cell that may leave.
+
+    Returns:
+        The Sum of `latent_sum` with "suppressed" `[1]`, the number of cells left out.
+    """
+    labels, attributes, patients = cells
+    counts = latent_sum(mu, labels, attributes, patients, ontology)["class.count"]
+    weak = np.flatnonzero((counts > 0) & (counts < smallest))
+    kept = np.where(np.isin(labels, weak), -1, labels)
+    total = latent_sum(mu, kept, attributes, patients, ontology)
+    arrays, suppressed = {name: array.copy() for name, array in total.arrays.items()}, len(weak)
+    for name in ontology.attributes:
+        count, sums = arrays[f"attribute.{name}.count"], arrays[f"attribute.{name}.sum"]
+        hidden = _cells_to_hide(count, total["class.count"], smallest)
+        suppressed += int((hidden & (count > ROUNDING)).sum())
+        count[hidden], sums[hidden] = 0.0, 0.0
+    return with_suppressed(Sum(arrays), suppressed)
+
+
+def _cells_to_hide(counts: Array, classes: Array, smallest: int) -> NDArray[np.bool_]:
+    """Return which cells `[K, V]` must not leave, given the class totals `[K]` that do."""
+    hide = counts < smallest - ROUNDING
+    for row in range(len(counts)):
+        order = [int(cell) for cell in np.argsort(counts[row]) if not hide[row, cell]]
+        for cell in order:
+            unseen = classes[row] - counts[row][~hide[row]].sum()
+            if unseen < ROUNDING or unseen >= smallest - ROUNDING:
+                break
+            hide[row, cell] = True
+    return hide

@@ -1,0 +1,100 @@
+"""What a worker process keeps of a site between messages: images, model, outbox, log.
+
+In a simulation one process answers for several sites and rounds, in deployment every message has
+a process of its own; either way nothing is decoded twice, because the pixels lie in the site's
+cache. What crosses the hospital's boundary: nothing here.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from client.config import SiteConfig, load_site_config, load_site_run
+from client.outbox import Outbox
+from mfm_core.autoencoder import Autoencoder, build_autoencoder
+from mfm_core.checkpoint import load_flat_weights, weight_schema
+from mfm_core.config import canonical_hash
+from mfm_core.dataset import ImageSet, open_images
+from mfm_core.sums import Schema
+from strategies.config import RunConfig
+
+LEDGER, LOG, CACHE = "outbox.jsonl", "site.log", "cache"
+FINAL, ATLAS = "final.safetensors", "atlas.safetensors"
+
+
+@dataclass(frozen=True)
+class Site:
+    """One hospital in this process."""
+
+    config: SiteConfig
+    run: RunConfig
+    config_hash: str
+
+    @cached_property
+    def images(self) -> ImageSet:
+        """Return the site's images, from the cache once they have been decoded."""
+        cache = self.config.state_folder / CACHE
+        return open_images(self.config.data, self.run.ontology, self.run.image, cache)
+
+    @cached_property
+    def model(self) -> Autoencoder:
+        """Return the one model of this process; `load` gives it its weights."""
+        classes = len(self.run.ontology.classes)
+        return build_autoencoder(self.run.model, self.run.image, classes, self.run.seed)
+
+    @cached_property
+    def schema(self) -> Schema:
+        """Return names and shapes of the weights."""
+        return weight_schema(self.model)
+
+    @cached_property
+    def outbox(self) -> Outbox:
+        """Return the door of this site."""
+        return Outbox(self.config.state_folder / LEDGER, self.config.limits)
+
+    @cached_property
+    def log(self) -> logging.Logger:
+        """Return the site's own log file, which stays here."""
+        self.config.state_folder.mkdir(parents=True, exist_ok=True)
+        logger = logging.getLogger(f"mfm.site.{self.config.name}.{self.config_hash[:12]}")
+        logger.propagate = False
+        logger.setLevel(logging.INFO)
+        handler = logging.FileHandler(self.config.state_folder / LOG, delay=True)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.handlers[:] = [handler]
+        return logger
+
+    def load(self, weights: NDArray[np.float32]) -> Autoencoder:
+        """Return the model with the given flat weights."""
+        load_flat_weights(self.model, weights)
+        return self.model
+
+
+_SITES: dict[Path, Site] = {}
+
+
+def open_site(path: Path) -> Site:
+    """Return the site of a settings file, opened once per process.
+
+    Raises:
+        ConfigError: the settings or the run cannot be used.
+    """
+    key = path.resolve()
+    if key not in _SITES:
+        config = load_site_config(path)
+        torch.set_num_threads(config.threads)
+        run = load_site_run(config)
+        _SITES[key] = Site(config, run, canonical_hash(run))
+    return _SITES[key]
+
+
+def close_sites() -> None:
+    """Forget every site of this process, so that settings are read anew."""
+    _SITES.clear()

@@ -1,0 +1,128 @@
+"""The ServerApp: load what was agreed, go on from the last state, run the phases, write results.
+
+The order of work is in `run_federation`; each step is a named function here or a module beside
+it. What crosses a hospital's boundary: nothing; messages are composed in `strategies.strategy`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import Array, ArrayRecord, Context
+from flwr.serverapp import Grid, ServerApp
+
+from mfm_core.atlas import save_atlas
+from mfm_core.autoencoder import count_parameters
+from mfm_core.checkpoint import save_model, weight_schema
+from mfm_core.config import canonical_hash
+from mfm_core.errors import ConfigError, MfmError
+from server.checkpoints import arrays_hash
+from server.config import ConsortiumConfig, load_agreed_run, load_consortium
+from server.journal import RunFolder, read_lines, write_json
+from server.phases import first_state, model_with, new_model, phases_of, pooled_atlas
+from strategies.code_hash import code_hash
+from strategies.collector import Identity
+from strategies.config import RunConfig
+from strategies.strategy import PhasedStrategy, RunState
+from strategies.wire import MODEL
+
+log = logging.getLogger("flwr.mfm")
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the federation that `server-config` describes; called by Flower."""
+    path = str(context.run_config.get("server-config", ""))
+    if not path:
+        raise ConfigError("run config", ["server-config: name the path of consortium.yaml"])
+    consortium = load_consortium(Path(path))
+    run_federation(grid, consortium, resume=bool(context.run_config.get("resume", False)))
+
+
+def run_federation(grid: Grid, consortium: ConsortiumConfig, resume: bool) -> RunState:
+    """Run every phase that is not done, write the results and return the final state.
+
+    Raises:
+        MfmError: with what to do; the run folder then holds the last finished phase.
+    """
+    torch.set_num_threads(consortium.threads)
+    run = load_agreed_run(consortium)
+    folder = RunFolder(consortium.output, canonical_hash(run), code_hash(), run.rounds)
+    state = folder.open(resume) or first_state(run)
+    identity = Identity(
+        canonical_hash(run),
+        code_hash(),
+        weight_schema(new_model(run)),
+        run.aggregation,
+        consortium.sites,
+    )
+    strategy = PhasedStrategy(phases_of(run), identity, consortium.rules, folder, state)
+    try:
+        strategy.start(grid, ArrayRecord({MODEL: Array(state.weights)}))
+        write_results(folder.folder, run, strategy.state)
+    except MfmError as error:
+        log.error("%s", error)
+        folder.end("failed", len(strategy.phases), str(error))
+        raise
+    folder.end("done", len(strategy.phases), "the run is complete")
+    return strategy.state
+
+
+def write_results(folder: Path, run: RunConfig, state: RunState) -> None:
+    """Write final.safetensors, atlas.safetensors and server.json."""
+    config_hash = canonical_hash(run)
+    model = model_with(run, state.weights)
+    save_model(folder / "final.safetensors", model, config_hash, run.ontology)
+    save_atlas(folder / "atlas.safetensors", pooled_atlas(run, state, config_hash))
+    results = summarise(run, state, read_lines(folder))
+    write_json(folder / "server.json", {"parameters": count_parameters(model), **results})
+
+
+def final_hash(state: RunState) -> str:
+    """Return the SHA-256 (hex) of the final weights and of every pooled sum that is kept."""
+    digest = hashlib.sha256(arrays_hash({"weights": state.weights}).encode())
+    for kind in sorted(state.sums):
+        digest.update(f"{kind}\0{arrays_hash(state.sums[kind].arrays)}".encode())
+    return digest.hexdigest()
+
+
+def summarise(run: RunConfig, state: RunState, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the content of server.json from the final state and the ledger.
+
+    `status` is complete when every admitted site answered usably in every exchange, else degraded.
+    """
+    pooled = state.facts["evaluate"]["pooled"]
+    outcomes = [outcome for line in lines for outcome in line["sites"].values()]
+    names = sorted({name for line in lines for name in line["sites"]})
+    training = [line for line in lines if line["phase"] == "train"]
+    sent = [size for line in training for size in line["bytes"].values()]
+    timing: dict[str, float] = {}
+    for line in lines:
+        timing[line["phase"]] = round(timing.get(line["phase"], 0.0) + line["seconds"], 3)
+    return {
+        "status": "complete" if set(outcomes) == {"ok"} else "degraded",
+        "macro_auc": pooled["macro_auc"]["value"],
+        "macro_auc_interval": [pooled["macro_auc"]["low"], pooled["macro_auc"]["high"]],
+        "reconstruction_ssim": pooled["ssim"]["value"],
+        "reconstruction_ssim_interval": [pooled["ssim"]["low"], pooled["ssim"]["high"]],
+        "n_test": pooled["ssim"]["n"],
+        "rounds": run.rounds,
+        "sites": len(names),
+        "site_names": names,
+        "seconds": round(sum(timing.values()), 3),
+        "bytes_per_site_and_round": max(sent, default=0),
+        "final_hash": final_hash(state),
+        "config_hash": canonical_hash(run),
+        "code_hash": code_hash(),
+        "pooled": pooled,
+        "per_site": state.facts["evaluate"]["per_site"],
+        "heads": state.facts.get("heads"),
+        "latent_sums": state.facts["latent_sums"],
+        "rounds_table": training,
+        "timing": timing,
+    }

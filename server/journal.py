@@ -1,0 +1,109 @@
+"""The run folder: rounds.jsonl (one line per exchange), progress.json and the states.
+
+The ledger is appended to and synced before the state that counts on it is written; on resume it
+is cut back to what the state knows, so it never tells of a round that the model has not seen.
+What crosses a hospital's boundary: nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from mfm_core.errors import CheckpointError, ConfigError
+from server.checkpoints import Stamp, load_newest, save_state
+from strategies.plan import Step
+from strategies.strategy import RunState
+
+ROUNDS, PROGRESS, STATES = "rounds.jsonl", "progress.json", "state"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_lines(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's ledger; a line cut off by a crash is left out."""
+    path = folder / ROUNDS
+    if not path.is_file():
+        return []
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+class RunFolder:
+    """Keeps a run in one folder; the Journal of `strategies.strategy`."""
+
+    def __init__(self, folder: Path, config_hash: str, code_hash: str, rounds: int) -> None:
+        self.folder, self.rounds = folder, rounds
+        self._hashes = (config_hash, code_hash)
+        (folder / STATES).mkdir(parents=True, exist_ok=True)
+
+    def open(self, resume: bool) -> RunState | None:
+        """Return the state to go on from, or None to begin; the ledger is cut back to it.
+
+        Raises:
+            ConfigError: the folder holds a run and `resume` is false.
+            CheckpointError: the states or the ledger do not belong to this run.
+        """
+        found = load_newest(self.folder / STATES, self._hashes[0]) if resume else None
+        if found is not None:
+            self._cut_back(found[1])
+            return found[0]
+        if any((self.folder / STATES).glob("state-*.safetensors")):
+            reason = "holds an earlier run; set resume=true or choose another output folder"
+            raise ConfigError(str(self.folder), [reason])
+        (self.folder / ROUNDS).unlink(missing_ok=True)
+        return None
+
+    def report(self, step: Step, done: int, phases: int, text: str) -> None:
+        """Write progress.json."""
+        self._progress(step.kind, step.round, (done, phases), text)
+
+    def end(self, phase: str, phases: int, text: str) -> None:
+        """Write the last progress.json of a run."""
+        self._progress(phase, self.rounds, (phases, phases), text)
+
+    def _progress(self, phase: str, number: int, done: tuple[int, int], text: str) -> None:
+        content = {"phase": phase, "round": number, "rounds": self.rounds}
+        write_json(
+            self.folder / PROGRESS,
+            {**content, "step": done[0], "steps": done[1], "message": text},
+        )
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one line to rounds.jsonl and sync it."""
+        with (self.folder / ROUNDS).open("ab") as file:
+            file.write((json.dumps(line) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def keep(self, state: RunState) -> None:
+        """Write the state with the ledger's length and hash."""
+        path = self.folder / ROUNDS
+        content = path.read_bytes() if path.is_file() else b""
+        stamp = Stamp(*self._hashes, len(content), hashlib.sha256(content).hexdigest())
+        save_state(self.folder / STATES, state, stamp)
+
+    def _cut_back(self, stamp: Stamp) -> None:
+        path = self.folder / ROUNDS
+        content = path.read_bytes() if path.is_file() else b""
+        known = content[: stamp.ledger_bytes]
+        if hashlib.sha256(known).hexdigest() != stamp.ledger_hash:
+            raise CheckpointError(
+                f"{path}: its first {stamp.ledger_bytes} bytes are not those the state was saved "
+                "with; restore the file, or choose another output folder to start anew"
+            )
+        with path.open("r+b" if path.is_file() else "wb") as file:
+            file.truncate(stamp.ledger_bytes)
+            file.flush()
+            os.fsync(file.fileno())

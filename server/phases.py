@@ -1,0 +1,228 @@
+"""The server's half of each exchange: what is sent, and what the pooled answers become.
+
+    hello -> patch_moments -> train 1..R -> latent_sums -> heads -> evaluate -> atlas
+
+Each phase is small and pure: from a RunState and pooled sums to the next RunState. The sites'
+half is `client.app`; `strategies.answers` says what replies hold.
+What crosses a hospital's boundary: towards it, the weights, candidate heads and pooled sums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mfm_core.atlas import Atlas, atlas_from
+from mfm_core.autoencoder import Autoencoder, build_autoencoder
+from mfm_core.checkpoint import encoder_hash, flat_weights, load_flat_weights
+from mfm_core.evaluation import metrics_from
+from mfm_core.head import Head, choose_head, chosen_head, fit_heads
+from mfm_core.patches import start_linear_path
+from mfm_core.sums import Sum
+from strategies import aggregation
+from strategies.answers import SUPPRESSED, Answer, answer_of, heads_sum, read_training_sum
+from strategies.collector import Pooled
+from strategies.config import RunConfig
+from strategies.plan import Step, plan_of
+from strategies.strategy import Phase, RunState
+from strategies.wire import Payload
+
+
+def new_model(run: RunConfig) -> Autoencoder:
+    """Return the run's model with its seeded starting weights."""
+    return build_autoencoder(run.model, run.image, len(run.ontology.classes), run.seed)
+
+
+def model_with(run: RunConfig, weights: NDArray[np.float32]) -> Autoencoder:
+    """Return the run's model with the given flat weights."""
+    model = new_model(run)
+    load_flat_weights(model, weights)
+    return model.eval()
+
+
+def first_state(run: RunConfig) -> RunState:
+    """Return the state before the first phase."""
+    weights = flat_weights(new_model(run))
+    return RunState(0, weights, aggregation.init(run.aggregation, len(weights)))
+
+
+def pooled_atlas(run: RunConfig, state: RunState, config_hash: str) -> Atlas:
+    """Return the atlas of the state's latent sums, made for the state's weights."""
+    encoder = encoder_hash(model_with(run, state.weights))
+    return atlas_from(state.sums["latent_sums"], run.ontology, encoder, config_hash)
+
+
+def phases_of(run: RunConfig) -> tuple[Phase, ...]:
+    """Return every phase of a run, hello first."""
+    kinds = {
+        "hello": Asking,
+        "patch_moments": PatchMoments,
+        "train": Training,
+        "latent_sums": LatentSums,
+        "heads": Heads,
+        "evaluate": Evaluation,
+        "atlas": Spreading,
+    }
+    return tuple(kinds[step.kind](run, step) for step in (Step("hello"), *plan_of(run)))
+
+
+@dataclass(frozen=True)
+class Asking:
+    """An exchange that asks and changes nothing: hello, where sites name themselves and count."""
+
+    run: RunConfig
+    step: Step
+
+    def request(self, state: RunState) -> Payload:
+        """Return what every site is sent."""
+        return Payload()
+
+    def answer(self, state: RunState) -> Answer:
+        """Return what every site must reply."""
+        return answer_of(self.run, self.step.kind)
+
+    def note(self, total: Sum | None, images: int) -> dict[str, Any]:
+        """Return the facts kept of one site's reply."""
+        return {}
+
+    def finish(self, state: RunState, pooled: Pooled) -> tuple[RunState, dict[str, Any]]:
+        """Return the next state and facts for the ledger line."""
+        return state, {}
+
+
+class PatchMoments(Asking):
+    """One federated PCA of patches starts the linear path."""
+
+    def finish(self, state: RunState, pooled: Pooled) -> tuple[RunState, dict[str, Any]]:
+        """Return the state with the linear path started from all sites' patches."""
+        assert pooled.total is not None
+        model = model_with(self.run, state.weights)
+        start_linear_path(model, pooled.total)
+        return replace(state, weights=flat_weights(model)), {}
+
+
+class Training(Asking):
+    """One round: local training, averaged; validation of the weights before it."""
+
+    def request(self, state: RunState) -> Payload:
+        """Return the global weights."""
+        return Payload(state.weights)
+
+    def note(self, total: Sum | None, images: int) -> dict[str, Any]:
+        """Return a site's loss terms and validation figures."""
+        assert total is not None
+        return _training_facts(self.run, total, images)
+
+    def finish(self, state: RunState, pooled: Pooled) -> tuple[RunState, dict[str, Any]]:
+        """Return the state after the server optimiser's step."""
+        assert pooled.update is not None and pooled.total is not None
+        server, weights = aggregation.apply(
+            self.run.aggregation, state.server, state.weights, pooled.update
+        )
+        facts = _training_facts(self.run, pooled.total, pooled.images)
+        own = {
+            name: {part: noted[part] for part in ("loss", "val")}
+            for name, noted in pooled.of_site.items()
+        }
+        return replace(state, server=server, weights=weights), {**facts, "of_site": own}
+
+
+def _training_facts(run: RunConfig, total: Sum, images: int) -> dict[str, Any]:
+    validation, loss = read_training_sum(total, images)
+    metrics = metrics_from(validation, run.ontology.classes)
+    figures = {
+        "macro_auc": metrics.macro_auc.value,
+        "accuracy": metrics.accuracy.value,
+        "ssim": metrics.ssim.value,
+    }
+    return {"loss": loss, "val": figures}
+
+
+class LatentSums(Asking):
+    """The one release of class and attribute sums."""
+
+    def request(self, state: RunState) -> Payload:
+        """Return the trained weights."""
+        return Payload(state.weights)
+
+    def note(self, total: Sum | None, images: int) -> dict[str, Any]:
+        """Return how many small cells the site left out."""
+        assert total is not None
+        return {"suppressed_cells": int(total[SUPPRESSED][0])}
+
+    def finish(self, state: RunState, pooled: Pooled) -> tuple[RunState, dict[str, Any]]:
+        """Return the state with the pooled latent sums."""
+        assert pooled.total is not None
+        counts = [round(float(count)) for count in pooled.total["class.count"]]
+        facts = {
+            "patients_per_class": dict(zip(self.run.ontology.classes, counts, strict=True)),
+            "suppressed_cells": {n: f["suppressed_cells"] for n, f in pooled.of_site.items()},
+        }
+        sums = {**state.sums, "latent_sums": pooled.total}
+        return replace(state, sums=sums, facts={**state.facts, "latent_sums": facts}), facts
+
+
+class Heads(Asking):
+    """The choice between the trained head and closed-form heads, on all validation images."""
+
+    def candidates(self, state: RunState) -> tuple[Head, ...]:
+        """Return the trained head, then one head per shrinkage."""
+        head = model_with(self.run, state.weights).head
+        trained = Head(head.weight.detach().numpy(), head.bias.detach().numpy())
+        return (trained, *fit_heads(pooled_atlas(self.run, state, "")))
+
+    def request(self, state: RunState) -> Payload:
+        """Return the weights and the candidates."""
+        return Payload(state.weights, heads_sum(self.candidates(state)))
+
+    def finish(self, state: RunState, pooled: Pooled) -> tuple[RunState, dict[str, Any]]:
+        """Return the state with the chosen head in the weights."""
+        assert pooled.total is not None
+        head = chosen_head(self.candidates(state), pooled.total)
+        model = model_with(self.run, state.weights)
+        with torch.no_grad():
+            model.head.weight.copy_(torch.from_numpy(head.weight))
+            model.head.bias.copy_(torch.from_numpy(head.bias))
+        number = max(1.0, float(pooled.total["images"][0]))
+        facts = {
+            "chosen_head": choose_head(pooled.total),
+            "val_accuracy": [float(n) / number for n in pooled.total["correct"]],
+        }
+        changed = replace(state, weights=flat_weights(model))
+        return replace(changed, facts={**state.facts, "heads": facts}), facts
+
+
+class Evaluation(Asking):
+    """Test figures of the final weights, pooled and per site, with intervals by patient."""
+
+    def request(self, state: RunState) -> Payload:
+        """Return the final weights."""
+        return Payload(state.weights)
+
+    def note(self, total: Sum | None, images: int) -> dict[str, Any]:
+        """Return a site's own figures."""
+        assert total is not None
+        return {"metrics": metrics_from(total, self.run.ontology.classes).to_dict()}
+
+    def finish(self, state: RunState, pooled: Pooled) -> tuple[RunState, dict[str, Any]]:
+        """Return the state with the figures in its facts and the counts in its sums."""
+        assert pooled.total is not None
+        metrics = metrics_from(pooled.total, self.run.ontology.classes).to_dict()
+        per_site = {name: noted["metrics"] for name, noted in pooled.of_site.items()}
+        counts = {name: pooled.total[name] for name in ("confusion", "histogram", "ssim")}
+        brief = {key: metrics[key]["value"] for key in ("macro_auc", "macro_ap", "ssim")}
+        facts = {**state.facts, "evaluate": {"pooled": metrics, "per_site": per_site}}
+        sums = {**state.sums, "evaluate": Sum(counts)}
+        return replace(state, facts=facts, sums=sums), {"test": brief}
+
+
+class Spreading(Asking):
+    """Every site gets the final model and the pooled sums, from which it makes its atlas."""
+
+    def request(self, state: RunState) -> Payload:
+        """Return the final weights and the pooled latent sums."""
+        return Payload(state.weights, state.sums["latent_sums"])

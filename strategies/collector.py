@@ -1,0 +1,137 @@
+"""Replies of one exchange: each checked by `wire`, then added exactly, one at a time.
+
+The order of arrival never matters (fixed-point integers) and memory does not grow with the number
+of sites. What crosses the hospital's boundary: nothing here; replies are records of `wire`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import RecordDict
+
+from mfm_core.errors import UpdateRejected
+from mfm_core.sums import Accumulator, Array, Schema, Sum
+from strategies import wire
+from strategies.answers import Answer
+from strategies.config import AggregationConfig
+from strategies.plan import Step
+from strategies.rounds import Site
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """What all accepted replies of one exchange add up to.
+
+    Attributes:
+        images: images behind the replies.
+        update: `[D] float64`, mean change of the weights by images; None when none was asked for.
+        total: the merged Sum, or None.
+        of_site: what the phase noted of each site's own reply, by name.
+    """
+
+    images: int
+    update: Array | None
+    total: Sum | None
+    of_site: Mapping[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What every message of a run carries, and the limits of what a site may send.
+
+    Attributes:
+        config_hash: of the agreed run.
+        code_hash: of the code in the bundle.
+        schema: names and shapes of the weights.
+        limits: largest weight and norm of a site.
+        admitted: names that a site may introduce itself with; empty admits any (simulation).
+    """
+
+    config_hash: str
+    code_hash: str
+    schema: Schema
+    limits: AggregationConfig
+    admitted: tuple[str, ...] = ()
+
+    def compose(self, step: Step, payload: wire.Payload) -> RecordDict:
+        """Return the server's message of one step."""
+        header = wire.Header(step.kind, step.round, self.config_hash, self.code_hash)
+        return wire.encode(header, payload, self.schema)
+
+    def expect(self, step: Step, answer: Answer, site: str | None) -> wire.Expected:
+        """Return what a site's reply to one step must be."""
+        return wire.Expected(
+            kind=step.kind,
+            round=step.round,
+            config_hash=self.config_hash,
+            code_hash=self.code_hash,
+            model=self.schema if answer.update else None,
+            total=answer.total,
+            site=site,
+            images=(int(answer.update), self.limits.max_site_images),
+            max_norm=self.limits.max_update_norm if answer.update else None,
+        )
+
+
+class Collector:
+    """Checks replies and adds them exactly, in any order, in memory that no site adds to.
+
+    Image count, weighted update and Sum of a reply are added as one vector, so a reply is added
+    as a whole or not at all.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        step: Step,
+        answer: Answer,
+        note: Callable[[Sum | None, int], dict[str, Any]],
+    ) -> None:
+        self._identity, self._step, self._answer, self._note = identity, step, answer, note
+        self._size = wire.model_size(identity.schema) if answer.update else 0
+        sums = wire.model_size(answer.total) if answer.total is not None else 0
+        self._adder = Accumulator(1 + self._size + sums)
+        self._of_site: dict[str, dict[str, Any]] = {}
+        self.names: dict[int, str] = {}
+
+    def add(self, site: Site, record: RecordDict) -> None:
+        """Check one reply and add it.
+
+        Raises:
+            UpdateRejected: a check failed or the name is taken; nothing was added.
+        """
+        expected = self._identity.expect(self._step, self._answer, site.name or None)
+        header, payload = wire.decode(record, expected)
+        admitted = self._identity.admitted
+        if admitted and header.site not in admitted:
+            raise UpdateRejected("site", f"{header.site} is not admitted")
+        if header.site in self._of_site:
+            raise UpdateRejected("site", f"a second reply in the name of {header.site}")
+        parts = [np.array([float(header.num_images)])]
+        if payload.model is not None:
+            parts.append(payload.model.astype(np.float64) * header.num_images)
+        if payload.total is not None:
+            parts.append(payload.total.flatten())
+        try:
+            self._adder.add(np.concatenate(parts))
+        except ValueError:
+            raise UpdateRejected("size", "a number is too large to be added exactly") from None
+        noted = self._note(payload.total, header.num_images)
+        self._of_site[header.site] = {
+            "images": header.num_images, "ledger": header.ledger_hash, **noted
+        }  # fmt: skip
+        self.names[site.node_id] = header.site
+
+    def result(self) -> Pooled:
+        """Return what has been added so far."""
+        flat = self._adder.result()
+        images = flat[0]
+        update = flat[1 : 1 + self._size] / max(images, 1.0) if self._answer.update else None
+        total = None
+        if self._answer.total is not None:
+            total = Sum.unflatten(self._answer.total, flat[1 + self._size :])
+        return Pooled(round(images), update, total, dict(sorted(self._of_site.items())))

@@ -1,0 +1,62 @@
+"""The exchanges of a run, in order, and what both ends derive from a round's number.
+
+A site never takes instructions from the server beyond kind and round: schedule, attention stage
+and seeds follow from the agreed run, so a server cannot ask a site for something else than what
+was agreed. What crosses the hospital's boundary: nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from strategies.config import RunConfig
+
+Kind = Literal["hello", "patch_moments", "train", "latent_sums", "heads", "evaluate", "atlas"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+MESSAGE_TYPES: dict[Kind, str] = {
+    "hello": "query.hello",
+    "patch_moments": "query.patch_moments",
+    "train": "train",
+    "latent_sums": "query.latent_sums",
+    "heads": "query.heads",
+    "evaluate": "evaluate",
+    "atlas": "query.atlas",
+}
+"""Flower's message type of each kind."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One exchange with every site; `round` is 0 outside training."""
+
+    kind: Kind
+    round: int = 0
+
+
+def plan_of(run: RunConfig) -> tuple[Step, ...]:
+    """Return the steps of a run in order (without hello, which every start repeats)."""
+    steps: list[Step] = []
+    if run.model.linear_path:
+        steps.append(Step("patch_moments"))
+    steps += [Step("train", number) for number in range(1, run.rounds + 1)]
+    steps.append(Step("latent_sums"))
+    if run.statistics.refit_head:
+        steps.append(Step("heads"))
+    return (*steps, Step("evaluate"), Step("atlas"))
+
+
+def attention_stage(run: RunConfig, number: int) -> int:
+    """Return 1 in the first attention rounds, 2 after them, 0 with attention off."""
+    first = run.learning.objective.attention.rounds
+    if first == 0:
+        return 0
+    return 1 if number <= first else 2
+
+
+def derive_seed(run: RunConfig, site: str, purpose: str, number: int = 0) -> int:
+    """Return a seed in [0, 2**63) from run seed, site name, purpose and round: no state needed."""
+    text = f"{run.seed}\0{site}\0{purpose}\0{number}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

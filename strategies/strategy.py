@@ -1,0 +1,278 @@
+"""The engine of a run: one phase after the other, each one exchange with every site.
+
+`PhasedStrategy` is a Flower Strategy with its own `start`: for every phase it composes one
+message, hands each reply as it arrives to a `collector` that checks and adds it, lets the phase
+turn the pooled result into the next state, and has a journal keep that state before it goes on.
+What a phase asks and makes of the answers is the server's business (`server.phases`).
+
+What crosses the hospital's boundary: nothing here; replies come as records of `wire`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+from flwr.app import Array as FlowerArray
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+from numpy.typing import NDArray
+
+from mfm_core.errors import UpdateRejected
+from mfm_core.sums import Sum
+from strategies import wire
+from strategies.aggregation import ServerState
+from strategies.answers import Answer
+from strategies.collector import Collector, Identity, Pooled
+from strategies.plan import MESSAGE_TYPES, Kind, Step
+from strategies.rounds import Exchange, RoundRules, Site, exchange, find_sites
+
+log = logging.getLogger("flwr.mfm")
+
+
+@dataclass(frozen=True)
+class RunState:
+    """All that a run has come to: a checkpoint is exactly this.
+
+    Attributes:
+        done: phases finished.
+        weights: `[D] float32` global weights.
+        server: the server optimiser's memory.
+        sums: pooled sums of finished phases that later ones need, by kind.
+        facts: JSON-ready findings for the report, by kind.
+    """
+
+    done: int
+    weights: NDArray[np.float32]
+    server: ServerState
+    sums: Mapping[str, Sum] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Phase(Protocol):
+    """One exchange and what the server makes of it."""
+
+    @property
+    def step(self) -> Step:
+        """Kind and round."""
+
+    def request(self, state: RunState) -> wire.Payload:
+        """Return what every site is sent."""
+
+    def answer(self, state: RunState) -> Answer:
+        """Return what every site must reply."""
+
+    def note(self, total: Sum | None, images: int) -> dict[str, Any]:
+        """Return the facts kept of one site's reply, JSON-ready."""
+
+    def finish(self, state: RunState, pooled: Pooled) -> tuple[RunState, dict[str, Any]]:
+        """Return the next state (`done` is raised by the engine) and facts for the ledger line."""
+
+
+class Journal(Protocol):
+    """Where a run writes down how far it is."""
+
+    def report(self, step: Step, done: int, phases: int, text: str) -> None:
+        """Show progress."""
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append the ledger line of a finished exchange."""
+
+    def keep(self, state: RunState) -> None:
+        """Store the state after a finished phase, together with the ledger so far."""
+
+
+class PhasedStrategy(Strategy):
+    """Runs the phases of a run from where its state says, and keeps every step.
+
+    Args:
+        phases: all phases of the run, in order; the first must be hello, which is repeated at
+            every start because names and code must be checked again.
+        identity: what messages carry.
+        rules: quorum and times.
+        journal: where each finished phase is kept.
+        state: where to begin.
+    """
+
+    def __init__(
+        self,
+        phases: Sequence[Phase],
+        identity: Identity,
+        rules: RoundRules,
+        journal: Journal,
+        state: RunState,
+    ) -> None:
+        self.hello, self.phases = phases[0], tuple(phases[1:])
+        self.identity, self.rules, self.journal, self.state = identity, rules, journal, state
+        self._names: dict[int, str] = {}
+        self._collector: Collector | None = None
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 0,
+        timeout: float = 0.0,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Return the final weights after running every phase that is not done.
+
+        `initial_arrays` holds the weights to begin with under "model"; rounds, times and settings
+        come from the agreed run, so Flower's other arguments are not used.
+
+        Raises:
+            TooFewSites: a phase did not reach its quorum; the state before it is kept.
+        """
+        self.state = replace(self.state, weights=initial_arrays[wire.MODEL].numpy())
+        self.summary()
+        self.state = self._run(grid, self.hello)
+        for phase in self.phases[self.state.done :]:
+            state = self._run(grid, phase)
+            self.state = replace(state, done=self.state.done + 1)
+            self.journal.keep(self.state)
+        return Result(arrays=_record(self.state.weights))
+
+    def _run(self, grid: Grid, phase: Phase) -> RunState:
+        """Return the state after one phase; its ledger line is written."""
+        pooled, went = self._exchange(grid, phase)
+        state, facts = phase.finish(self.state, pooled)
+        line = _ledger_line(phase.step, went, pooled, facts)
+        self.journal.write(line)
+        where = f"round {phase.step.round}" if phase.step.round else phase.step.kind
+        answers = ", ".join(f"{site} {outcome}" for site, outcome in went.outcomes.items())
+        log.info("%s: %.1f s; %s; %s", where, went.seconds, answers, _brief(facts))
+        return state
+
+    def summary(self) -> None:
+        """Log what is about to run."""
+        log.info(
+            "run %.12s, code %.12s: %d of %d phases done, quorum %d",
+            self.identity.config_hash,
+            self.identity.code_hash,
+            self.state.done,
+            len(self.phases),
+            self.rules.quorum,
+        )
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return one training message per reachable site, for Flower's own loop."""
+        self.state = replace(self.state, weights=arrays[wire.MODEL].numpy())
+        phase = self._training(server_round)
+        self._collector = self._collect(phase)
+        content = self.identity.compose(phase.step, phase.request(self.state))
+        return [
+            Message(content, site.node_id, MESSAGE_TYPES["train"], group_id=str(server_round))
+            for site in self._find(grid)
+        ]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return the next weights from the replies that pass every check, None below the quorum."""
+        collector, accepted = self._collector, 0
+        if collector is None:
+            return None, None
+        for reply in replies:
+            try:
+                if not reply.has_error():
+                    node = reply.metadata.src_node_id
+                    collector.add(Site(node, self._names.get(node, "")), reply.content)
+                    accepted += 1
+            except UpdateRejected as error:
+                log.warning("a reply was rejected: %s", error.reason)
+        if accepted < self.rules.quorum:
+            return None, None
+        pooled = collector.result()
+        self.state, _ = self._training(server_round).finish(self.state, pooled)
+        return _record(self.state.weights), MetricRecord({"num-images": pooled.images})
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return no message: evaluation travels in the training message, which costs nothing."""
+        return ()
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Return None: see `configure_evaluate`."""
+        return None
+
+    def _training(self, number: int) -> Phase:
+        return next(phase for phase in self.phases if phase.step == Step("train", number))
+
+    def _find(self, grid: Grid) -> tuple[Site, ...]:
+        everyone = self.rules.simulated_sites or len(self.rules.sites)
+        wait_for = self.rules.quorum if self._names else everyone
+        return find_sites(grid, self.rules, self._names, wait_for)
+
+    def _collect(self, phase: Phase) -> Collector:
+        return Collector(self.identity, phase.step, phase.answer(self.state), phase.note)
+
+    def _exchange(self, grid: Grid, phase: Phase) -> tuple[Pooled, Exchange]:
+        step, done, phases = phase.step, self.state.done, len(self.phases)
+        self.journal.report(step, done, phases, "waiting for sites")
+        sites = self._find(grid)
+        collector = self._collect(phase)
+        content = self.identity.compose(step, phase.request(self.state))
+        request = (MESSAGE_TYPES[step.kind], content, str(step.round))
+        self.journal.report(step, done, phases, f"asked {len(sites)} sites")
+        went = exchange(
+            grid,
+            sites,
+            request,
+            collector.add,
+            self.rules,
+            lambda text: self.journal.report(step, done, phases, text),
+        )
+        self._names.update(collector.names)
+        return collector.result(), self._with_names(went, sites)
+
+    def _with_names(self, went: Exchange, sites: Sequence[Site]) -> Exchange:
+        """Return the exchange under the names learned in it, absent sites as offline."""
+        labels = {site.label: self._names.get(site.node_id, site.label) for site in sites}
+        outcomes = {labels[label]: outcome for label, outcome in went.outcomes.items()}
+        offline = {name: "offline" for name in self.rules.sites if name not in outcomes}
+        sent = {labels[label]: size for label, size in went.sent.items()}
+        return replace(
+            went,
+            outcomes=dict(sorted({**outcomes, **offline}.items())),
+            sent=dict(sorted(sent.items())),
+        )
+
+
+def _brief(facts: Mapping[str, Any]) -> str:
+    numbers = {k: v for part in facts.values() if isinstance(part, dict) for k, v in part.items()}
+    shown = [f"{k} {v:.4g}" for k, v in numbers.items() if isinstance(v, float)]
+    return " ".join(shown) or "done"
+
+
+def _record(weights: NDArray[np.float32]) -> ArrayRecord:
+    return ArrayRecord({wire.MODEL: FlowerArray(weights)})
+
+
+def _ledger_line(
+    step: Step, went: Exchange, pooled: Pooled, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the line of rounds.jsonl."""
+    kind: Kind = step.kind
+    return {
+        "round": step.round,
+        "phase": kind,
+        "seconds": round(went.seconds, 3),
+        "attempts": went.attempts,
+        "images": pooled.images,
+        "sites": dict(went.outcomes),
+        "bytes": dict(went.sent),
+        "site_images": {name: noted["images"] for name, noted in pooled.of_site.items()},
+        "ledgers": {name: noted["ledger"] for name, noted in pooled.of_site.items()},
+        **facts,
+    }

@@ -1,0 +1,243 @@
+"""The wire contract: what a message and a reply hold, and every check on receipt.
+
+A record holds one header and at most two arrays: the model as one flat `[D] float32` (weights on
+the way out, a site's change of them on the way back) and one `Sum` as a flat `[S] float64`, its
+names and shapes in the header. Flower's cost is per array, not per byte. Nothing is unpickled and
+nothing is allocated before its declared size has been compared with what is expected.
+
+What crosses the hospital's boundary: exactly these records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from numpy.typing import NDArray
+
+from mfm_core.errors import UpdateRejected
+from mfm_core.sums import Schema, Sum, schema_hash
+
+HEADER, ARRAYS, MODEL, TOTAL = "header", "arrays", "model", "sum"
+LONGEST_TEXT = 100_000
+SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands beside the arrays of every message and reply.
+
+    Attributes:
+        kind: which exchange.
+        round: training round, 0 outside training.
+        config_hash: canonical hash of the agreed run.
+        code_hash: hash of the sender's code.
+        schema_hash: hash of what the arrays are called and their shapes.
+        site: name of the sending site; empty from the server.
+        num_images: images behind the reply, the site's weight; 0 from the server.
+        payload_hash: SHA-256 of the arrays' bytes.
+        sum_schema: JSON of the Sum's names and shapes; empty without one.
+        ledger_hash: the line of the site's own ledger that lists this reply; empty from the server.
+    """
+
+    kind: str
+    round: int
+    config_hash: str
+    code_hash: str
+    schema_hash: str = ""
+    site: str = ""
+    num_images: int = 0
+    payload_hash: str = ""
+    sum_schema: str = ""
+    ledger_hash: str = ""
+
+
+@dataclass(frozen=True)
+class Payload:
+    """The arrays of a record: flat weights or their change `[D] float32`, and a Sum."""
+
+    model: NDArray[np.float32] | None = None
+    total: Sum | None = None
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a receiver accepts.
+
+    Attributes:
+        kind, round, config_hash, code_hash: must be equal.
+        model: schema of the weights, or None when no model may come.
+        total: schema of the Sum, or None when no Sum may come.
+        site: the sender's known name; None when it introduces itself.
+        images: smallest and largest number of images.
+        max_norm: largest L2 norm of the model array; None does not ask.
+        max_bytes: largest size of the arrays together.
+    """
+
+    kind: str
+    round: int
+    config_hash: str
+    code_hash: str
+    model: Schema | None = None
+    total: Schema | None = None
+    site: str | None = None
+    images: tuple[int, int] = (0, 0)
+    max_norm: float | None = None
+    max_bytes: int = 256 * 2**20
+
+
+def model_size(schema: Schema) -> int:
+    """Return D, the numbers of a flat model."""
+    return sum(int(np.prod(shape, dtype=np.int64)) for _, shape in schema)
+
+
+def contents_hash(model: Schema | None, total: Schema | None) -> str:
+    """Return the hash of what a record's arrays are."""
+    parts = [schema_hash(part) if part is not None else "-" for part in (model, total)]
+    return hashlib.sha256("/".join(parts).encode()).hexdigest()
+
+
+def encode(header: Header, payload: Payload, model: Schema | None = None) -> RecordDict:
+    """Return the record of a header and its arrays; fills the hashes of schema and payload.
+
+    Args:
+        header: without schema_hash, payload_hash and sum_schema.
+        payload: what travels.
+        model: schema of the weights when `payload.model` is given.
+    """
+    arrays: dict[str, Array] = {}
+    total = payload.total
+    if payload.model is not None:
+        arrays[MODEL] = Array(np.ascontiguousarray(payload.model, dtype=np.float32))
+    if total is not None:
+        arrays[TOTAL] = Array(total.flatten())
+    filled = {
+        **asdict(header),
+        "schema_hash": contents_hash(
+            model if MODEL in arrays else None, total.schema if total is not None else None
+        ),
+        "payload_hash": payload_hash(arrays),
+        "sum_schema": json.dumps(total.schema) if total is not None else "",
+    }
+    return RecordDict({HEADER: ConfigRecord(filled), ARRAYS: ArrayRecord(arrays)})
+
+
+def payload_hash(arrays: dict[str, Array]) -> str:
+    """Return the SHA-256 (hex) of the arrays' bytes in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name}\0{len(arrays[name].data)}\0".encode())
+        digest.update(arrays[name].data)
+    return digest.hexdigest()
+
+
+def record_bytes(record: RecordDict) -> int:
+    """Return the bytes of a record's arrays as they travel."""
+    return sum(len(array.data) for part in record.array_records.values() for array in part.values())
+
+
+def decode(record: RecordDict, expected: Expected) -> tuple[Header, Payload]:
+    """Return header and arrays of a record that passes every check.
+
+    Raises:
+        UpdateRejected: with the reason "record", "header", "kind", "round", "config", "code",
+            "site", "weight", "schema", "size", "digest", "dtype", "shape", "nan" or "norm".
+    """
+    header, arrays = _open(record)
+    _check_identity(header, expected)
+    _check_declared(header, arrays, expected)
+    model = total = None
+    if expected.model is not None:
+        model = _read(arrays[MODEL], np.dtype("<f4"), model_size(expected.model))
+        _check_norm(model, expected.max_norm)
+    if expected.total is not None:
+        flat = _read(arrays[TOTAL], np.dtype("<f8"), model_size(expected.total))
+        total = Sum.unflatten(expected.total, flat)
+    return header, Payload(model, total)
+
+
+def _open(record: RecordDict) -> tuple[Header, dict[str, Array]]:
+    if set(record) != {HEADER, ARRAYS}:
+        raise UpdateRejected("record", f"expected {HEADER} and {ARRAYS}, found {sorted(record)}")
+    config, arrays = record[HEADER], record[ARRAYS]
+    if not isinstance(config, ConfigRecord) or not isinstance(arrays, ArrayRecord):
+        raise UpdateRejected("record", "header or arrays are of another record type")
+    if not set(arrays) <= {MODEL, TOTAL}:
+        raise UpdateRejected("record", f"unknown arrays {sorted(arrays)}")
+    wanted = {field.name: (int if field.type == "int" else str) for field in fields(Header)}
+    if set(config) != set(wanted) or any(type(config[n]) is not t for n, t in wanted.items()):
+        raise UpdateRejected("header", "the header has other fields or types than agreed")
+    values: dict[str, Any] = dict(config)
+    if any(isinstance(v, str) and len(v) > LONGEST_TEXT for v in values.values()):
+        raise UpdateRejected("header", "the header is too long")
+    return Header(**values), dict(arrays)
+
+
+def _check_identity(header: Header, expected: Expected) -> None:
+    for reason, found, wanted in (
+        ("kind", header.kind, expected.kind),
+        ("round", header.round, expected.round),
+        ("config", header.config_hash, expected.config_hash),
+        ("code", header.code_hash, expected.code_hash),
+    ):
+        if found != wanted:
+            raise UpdateRejected(reason, f"{reason}: expected {wanted}, found {found!r:.80}")
+    if expected.site is not None and header.site != expected.site:
+        raise UpdateRejected("site", f"expected site {expected.site}, found {header.site!r:.80}")
+    if expected.site is None and not SITE_NAME.fullmatch(header.site):
+        raise UpdateRejected(
+            "site", "the site's name has other characters than letters, digits .-_"
+        )
+    lowest, highest = expected.images
+    if not lowest <= header.num_images <= highest:
+        found = f"found num_images {header.num_images}"
+        raise UpdateRejected("weight", f"expected {lowest} to {highest} images, {found}")
+
+
+def _check_declared(header: Header, arrays: dict[str, Array], expected: Expected) -> None:
+    """Compare names, schema and size with what is expected, before anything is decoded."""
+    wanted = {MODEL: expected.model, TOTAL: expected.total}
+    names = {name for name, schema in wanted.items() if schema is not None}
+    if set(arrays) != names:
+        raise UpdateRejected("schema", f"expected arrays {sorted(names)}, found {sorted(arrays)}")
+    size = sum(len(array.data) for array in arrays.values())
+    if size > expected.max_bytes:
+        raise UpdateRejected("size", f"expected at most {expected.max_bytes} bytes, found {size}")
+    if header.schema_hash != contents_hash(expected.model, expected.total):
+        raise UpdateRejected("schema", "names or shapes of the arrays differ from the agreed ones")
+    if header.payload_hash != payload_hash(arrays):
+        raise UpdateRejected("digest", "the arrays are not those that the header was made for")
+
+
+def _read(array: Array, dtype: np.dtype[Any], size: int) -> NDArray[Any]:
+    """Return `[size]` numbers of `dtype`, read by the array's own header and never unpickled."""
+    stream = io.BytesIO(array.data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version != (1, 0):
+            raise UpdateRejected("dtype", f"expected .npy version 1.0, found {version}")
+        shape, _, found = np.lib.format.read_array_header_1_0(stream, max_header_size=10_000)
+    except (ValueError, SyntaxError, EOFError):
+        raise UpdateRejected("dtype", "the array is not in .npy format") from None
+    if found != dtype:
+        raise UpdateRejected("dtype", f"expected {dtype}, found {found}")
+    if shape != (size,) or len(array.data) - stream.tell() != size * dtype.itemsize:
+        raise UpdateRejected("shape", f"expected ({size},), found {shape}")
+    values = np.frombuffer(array.data, dtype=dtype, offset=stream.tell())
+    if not np.isfinite(values).all():
+        raise UpdateRejected("nan", "a value is not finite")
+    return values
+
+
+def _check_norm(model: NDArray[np.float32], largest: float | None) -> None:
+    if largest is None:
+        return
+    norm = float(np.linalg.norm(model.astype(np.float64)))
+    if norm > largest:
+        raise UpdateRejected("norm", f"expected a norm of at most {largest:g}, found {norm:g}")
