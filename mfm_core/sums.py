@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 Schema = tuple[tuple[str, tuple[int, ...]], ...]
 
 FRACTION_BITS = 32
-"""Fractional bits of the fixed point: a resolution of 2.3e-10, a range of +-2.1e9."""
+"""Fractional bits of the fixed point: a resolution of 2.3e-10, a range of +-1.07e9."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,13 @@ class Accumulator:
         """
         if flat.shape != self._total.shape:
             raise ValueError(f"expected {self._total.shape[0]} numbers, found shape {flat.shape}")
-        scaled = np.rint(np.asarray(flat, dtype=np.float64) * 2.0**FRACTION_BITS)
-        largest = float(np.abs(scaled).max(initial=0.0))
-        if not np.isfinite(largest):
+        largest = float(np.abs(flat).max(initial=0.0)) * 2.0**FRACTION_BITS + 1.0
+        if not np.isfinite(flat).all():
             raise ValueError("a value is not finite")
         if largest >= self._headroom:
             raise ValueError("a value is too large for the fixed-point sum")
         self._headroom -= largest
+        scaled = np.rint(np.asarray(flat, dtype=np.float64) * 2.0**FRACTION_BITS)
         self._total += scaled.astype(np.int64)
         self.count += 1
 
