@@ -120,7 +120,7 @@ class LearningConfig(Part):
 
     objective: ObjectiveConfig = ObjectiveConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
-    training: TrainingConfig = TrainingConfig()  # type: ignore[call-arg]
+    training: TrainingConfig = TrainingConfig()
 
 
 class ColumnsConfig(Part):
@@ -128,8 +128,12 @@ class ColumnsConfig(Part):
 
     file: str = "file"
     label: str = "label"
-    patient: str = Field("patient_id", description="Patient, or group of images that belong together.")
-    split: str | None = Field(None, description="train, val or test; None lets us split by patient.")
+    patient: str = Field(
+        "patient_id", description="Patient, or group of images that belong together."
+    )
+    split: str | None = Field(
+        None, description="train, val or test; None lets us split by patient."
+    )
     attributes: dict[str, str] = Field(
         default_factory=dict, description="Attribute name to column; default is its own name."
     )
@@ -140,7 +144,7 @@ class DataConfig(Part):
 
     root: Path = Field(description="Folder that file names are relative to.")
     manifest: Path | None = Field(None, description="CSV; None reads one folder per class.")
-    columns: ColumnsConfig = ColumnsConfig()  # type: ignore[call-arg]
+    columns: ColumnsConfig = ColumnsConfig()
     where: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="Keep rows whose column holds one of these values."
     )
@@ -153,6 +157,12 @@ class DataConfig(Part):
     val_fraction: float = Field(0.1, ge=0, lt=0.5)
     test_fraction: float = Field(0.2, ge=0, lt=0.8)
     split_seed: int = 0
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train(self) -> Self:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("val_fraction + test_fraction must be below 1; train is the rest")
+        return self
 
 
 AnyPart = TypeVar("AnyPart", bound=BaseModel)

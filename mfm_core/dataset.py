@@ -1,14 +1,26 @@
-"""placeholder so that ImageSet can be imported while modules are written side by side."""
+"""A site's images, labels, attributes, patients and splits, ready for training.
+
+DESIGN section 3. Opening reports every problem at once; nothing is decoded twice.
+Nothing here crosses the hospital's boundary: only sums computed from it do.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-SPLITS = ("train", "val", "test")
+from mfm_core.config import DataConfig, ImageConfig, OntologyConfig
+from mfm_core.errors import DataError
+from mfm_core.image_cache import open_pixels
+from mfm_core.manifest import Entry, read_manifest
+from mfm_core.splits import SPLITS, grouped_split, stratified_grouped_folds
+
+__all__ = ["SPLITS", "ImageSet", "grouped_split", "open_images", "stratified_grouped_folds"]
 
 
 @dataclass(frozen=True)
@@ -40,3 +52,63 @@ class ImageSet:
     def batch(self, indices: NDArray[np.int64]) -> torch.Tensor:
         """Return `[B, C, H, W] float32 in [0, 1]`."""
         return torch.from_numpy(np.ascontiguousarray(self.images[indices])).float().div_(255.0)
+
+
+def open_images(
+    data: DataConfig, ontology: OntologyConfig, image: ImageConfig, cache_folder: Path
+) -> ImageSet:
+    """Return a site's images, in the order of the manifest (or sorted paths).
+
+    Args:
+        data: where the images are and how the site's words map to the consortium's.
+        ontology: the consortium's classes and attributes.
+        image: side, channels and fit.
+        cache_folder: where decoded pixels are kept between calls; made when absent.
+
+    Raises:
+        DataError: every problem of rows, files, labels, attributes, patients and splits at once,
+            by the line of the CSV or the path below the root.
+    """
+    manifest = read_manifest(data, ontology)
+    entries, findings = manifest.entries, manifest.findings
+    pixels, failures = open_pixels(entries, image, data.frame, cache_folder)
+    for index, reason in failures:
+        findings.add(entries[index].place, reason)
+    problems = findings.lines() or _whole_problems(entries, ontology)
+    if problems:
+        raise DataError(str(data.manifest or data.root), problems)
+    labels = np.array([entry.label for entry in entries], dtype=np.int64)
+    patients = np.unique([entry.patient for entry in entries], return_inverse=True)[1]
+    return ImageSet(
+        images=pixels,
+        labels=labels,
+        attributes=np.array([entry.attributes for entry in entries], dtype=np.int64),
+        patients=patients.astype(np.int64),
+        splits=_splits(entries, labels, patients, data),
+    )
+
+
+def _whole_problems(entries: Sequence[Entry], ontology: OntologyConfig) -> list[str]:
+    """Return what is wrong with the set although each row is right."""
+    if not entries:
+        return ["no image is left; check where, label_mapping and the folder"]
+    present = sorted({entry.label for entry in entries} - {-1})
+    if not present:
+        return ["no image has a label; training needs two classes"]
+    if len(present) == 1:
+        return [f"only class {ontology.classes[present[0]]!r} is present; training needs two"]
+    if all(entry.split > 0 for entry in entries):
+        return ["no image is in train; check columns.split"]
+    return []
+
+
+def _splits(
+    entries: Sequence[Entry],
+    labels: NDArray[np.int64],
+    patients: NDArray[np.int64],
+    data: DataConfig,
+) -> NDArray[np.int64]:
+    if data.columns.split:
+        return np.array([entry.split for entry in entries], dtype=np.int64)
+    val, test = data.val_fraction, data.test_fraction
+    return grouped_split(labels, patients, (1.0 - val - test, val, test), data.split_seed)

@@ -20,6 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+PROBLEMS_SHOWN = 50
+"""Problems in the text of an error; `problems` holds all of them."""
+
 
 class MfmError(Exception):
     """The root of the tree; never raised itself."""
@@ -37,7 +40,9 @@ class _Problems(MfmError):
         self.subject = subject
         self.problems = tuple(problems)
         noun = "problem" if len(self.problems) == 1 else "problems"
-        lines = "".join(f"\n  - {problem}" for problem in self.problems)
+        lines = "".join(f"\n  - {problem}" for problem in self.problems[:PROBLEMS_SHOWN])
+        if len(self.problems) > PROBLEMS_SHOWN:
+            lines += f"\n  ... and {len(self.problems) - PROBLEMS_SHOWN} more"
         super().__init__(f"{subject}: {len(self.problems)} {noun}{lines}")
 
 
