@@ -1,0 +1,177 @@
+"""What a hospital answers: limits before work, coded words instead of texts, everything listed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from client.app import app
+from client.outbox import read_ledger
+from client.site import close_sites, open_site
+from mfm_core.checkpoint import flat_weights, weight_schema
+from mfm_core.config import canonical_hash, dump_yaml
+from strategies import wire
+from strategies.answers import answer_of
+from strategies.code_hash import code_hash
+from strategies.plan import KINDS, MESSAGE_TYPES, Kind
+from strategies.rounds import FAILED, REFUSED
+from tests.server.hospitals import RUN, lay_out, site_config
+
+WEIGHTS = 0.01
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+    return lay_out(tmp_path_factory.mktemp("hospital"), ("north",))
+
+
+@pytest.fixture(autouse=True)
+def _fresh(folder: Path) -> None:
+    close_sites()
+    dump_yaml(site_config("north"), folder / "sites" / "0.yaml")
+
+
+def ask(
+    folder: Path, kind: Kind, record: RecordDict | None = None, number: int = 0, site: int = 0
+) -> Message:
+    """Return the real app's reply to a message of a kind."""
+    sent = Message(message(folder, kind, number) if record is None else record, 5, MESSAGE_TYPES[kind],
+                   group_id=str(number))  # fmt: skip
+    run_config = {"sites-folder": str(folder / "sites")}
+    return app(sent, Context(1, 5, {"partition-id": site}, RecordDict(), run_config))
+
+
+def message(folder: Path, kind: Kind, number: int = 0, **header: object) -> RecordDict:
+    filled = {"config_hash": canonical_hash(RUN), "code_hash": code_hash(), **header}
+    made = wire.Header(kind, number, **filled)  # type: ignore[arg-type]
+    if kind in ("hello", "patch_moments"):
+        return wire.encode(made, wire.Payload())
+    model = open_site(folder / "sites" / "0.yaml").model
+    return wire.encode(made, wire.Payload(flat_weights(model)), weight_schema(model))
+
+
+def refusal(reply: Message) -> tuple[int, str | None]:
+    assert reply.has_error()
+    return reply.error.code, reply.error.reason
+
+
+@pytest.mark.parametrize("kind", ["hello", "patch_moments", "train", "latent_sums", "evaluate"])
+def test_replies_hold_what_was_agreed_and_no_more(folder: Path, kind: Kind) -> None:
+    number = 1 if kind == "train" else 0
+    reply = ask(folder, kind, number=number)
+    answer, site = answer_of(RUN, kind), open_site(folder / "sites" / "0.yaml")
+    expected = wire.Expected(
+        kind, number, canonical_hash(RUN), code_hash(), site.schema if answer.update else None,
+        answer.total, "north", (1, 48),
+    )  # fmt: skip
+    header, _ = wire.decode(reply.content, expected)
+    line = read_ledger(folder / "state" / "north" / "outbox.jsonl")[-1]
+    assert (line["kind"], line["hash"]) == (kind, header.ledger_hash)
+
+
+def test_training_is_the_same_bits_each_time_and_other_bits_each_round(folder: Path) -> None:
+    def update(number: int) -> bytes:
+        record = message(folder, "train", number)
+        return bytes(
+            ask(folder, "train", record, number).content.array_records["arrays"]["model"].data
+        )
+
+    # The message's weights are read before training changes the model of this process.
+    start = message(folder, "train", 1)
+    first = ask(folder, "train", start, 1).content.array_records["arrays"]["model"].data
+    again = ask(folder, "train", start, 1).content.array_records["arrays"]["model"].data
+    assert first == again
+    assert update(2) != first
+
+
+@pytest.mark.parametrize(
+    ("limits", "kind"),
+    [
+        ({"accepted_runs": ["f" * 64]}, "hello"),
+        ({"allowed_kinds": ["hello"]}, "latent_sums"),
+        ({"max_message_mib": 0.01}, "train"),
+    ],
+)
+def test_limits_refuse_before_any_image_is_opened(
+    folder: Path, limits: dict[str, object], kind: Kind
+) -> None:
+    record = message(folder, kind, 1 if kind == "train" else 0)
+    close_sites()
+    dump_yaml(site_config("north", **limits), folder / "sites" / "0.yaml")
+    lines = len(read_ledger(folder / "state" / "north" / "outbox.jsonl"))
+    reply = ask(folder, kind, record, 1 if kind == "train" else 0)
+    assert refusal(reply) == (REFUSED, "limit")
+    assert "images" not in vars(open_site(folder / "sites" / "0.yaml"))
+    assert len(read_ledger(folder / "state" / "north" / "outbox.jsonl")) == lines
+
+
+@pytest.mark.parametrize(
+    ("changed", "word"),
+    [({"code_hash": "0" * 64}, "code"), ({"config_hash": "0" * 64}, "config")],
+)
+def test_other_code_or_another_run_is_refused(
+    folder: Path, changed: dict[str, object], word: str
+) -> None:
+    assert refusal(ask(folder, "hello", message(folder, "hello", **changed))) == (REFUSED, word)
+
+
+def test_a_crafted_model_is_refused(folder: Path) -> None:
+    record = message(folder, "train", 1)
+    record.array_records["arrays"]["model"] = wire.Array(np.zeros(3, dtype=np.float32))
+    assert refusal(ask(folder, "train", record, 1)) == (REFUSED, "digest")
+
+
+def test_broken_data_leaves_as_one_word_and_stays_in_the_log(folder: Path) -> None:
+    config = site_config("north")
+    broken = config.data.model_copy(update={"manifest": Path("../images/north/secret_patient.csv")})
+    state = Path("../state/broken")
+    changed = config.model_copy(update={"data": broken, "state_folder": state})
+    dump_yaml(changed, folder / "sites" / "1.yaml")
+    reply = ask(folder, "hello", site=1)
+    assert refusal(reply)[1] in ("data", "config")
+    assert refusal(reply)[0] == FAILED
+    assert "secret_patient" in (folder / "state" / "broken" / "site.log").read_text()
+
+
+def test_what_nobody_expected_leaves_as_internal(folder: Path) -> None:
+    reply = ask(folder, "hello", RecordDict(), site=0)
+    assert refusal(reply) == (REFUSED, "record")
+    (folder / "sites" / "7.yaml").write_text("name: [")
+    assert refusal(ask(folder, "hello", site=7)) == (FAILED, "config")
+    (folder / "blocked").write_text("a file")
+    blocked = site_config("north").model_copy(update={"state_folder": Path("../blocked/state")})
+    dump_yaml(blocked, folder / "sites" / "8.yaml")
+    assert refusal(ask(folder, "hello", site=8)) == (FAILED, "internal")
+
+
+def test_small_cells_do_not_leave(folder: Path) -> None:
+    dump_yaml(site_config("north", min_cell_count=1000), folder / "sites" / "0.yaml")
+    close_sites()
+    reply = ask(folder, "latent_sums")
+    total = answer_of(RUN, "latent_sums").total
+    site = open_site(folder / "sites" / "0.yaml")
+    expected = wire.Expected(
+        "latent_sums", 0, site.config_hash, code_hash(), None, total, "north", (0, 48)
+    )
+    _, payload = wire.decode(reply.content, expected)
+    assert payload.total is not None and payload.total["suppressed"] == 2
+    assert not payload.total["class.sum"].any() and not payload.total["second_moment"].any()
+
+
+def test_a_site_is_opened_once_and_its_pixels_decoded_once(folder: Path) -> None:
+    path = folder / "sites" / "0.yaml"
+    assert open_site(path) is open_site(path)
+    images = open_site(path).images
+    assert open_site(path).images is images
+    close_sites()
+    start = time.perf_counter()
+    again = open_site(path).images
+    assert np.array_equal(images.images, again.images)
+    assert time.perf_counter() - start < 5
+    assert set(KINDS) == set(MESSAGE_TYPES)

@@ -1,0 +1,107 @@
+"""Adding is exact in any order, whole or not at all, and takes the same memory for any number."""
+
+from __future__ import annotations
+
+import itertools
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import RecordDict
+
+from mfm_core.errors import UpdateRejected
+from mfm_core.sums import Sum
+from strategies import wire
+from strategies.answers import Answer
+from strategies.collector import Collector, Identity
+from strategies.config import AggregationConfig
+from strategies.plan import Step
+from strategies.rounds import Site
+
+
+def setting(size: int, **identity: Any) -> tuple[Identity, Answer]:
+    schema = (("w", (size,)),)
+    made = Identity("c" * 64, "d" * 64, schema, AggregationConfig(), **identity)
+    return made, Answer(True, (("n", (2,)),))
+
+
+def reply(site: str, update: np.ndarray, images: int, counts: tuple[float, float]) -> RecordDict:
+    header = wire.Header("train", 1, "c" * 64, "d" * 64, site=site, num_images=images)
+    payload = wire.Payload(update.astype(np.float32), Sum({"n": np.array(counts)}))
+    return wire.encode(header, payload, (("w", update.shape),))
+
+
+def collect(size: int, **identity: Any) -> Collector:
+    made, answer = setting(size, **identity)
+    return Collector(made, Step("train", 1), answer, lambda total, images: {})
+
+
+def test_every_order_of_arrival_gives_the_same_bits() -> None:
+    generator = np.random.default_rng(0)
+    scales = 10.0 ** np.arange(-4, 1)
+    replies = [
+        (f"s{i}", generator.normal(0, scale, 50), int(generator.integers(1, 9999)), (i, 0.1 * i))
+        for i, scale in enumerate(scales)
+    ]
+    found = set()
+    for order in itertools.permutations(replies):
+        collector = collect(50)
+        for site, update, images, counts in order:
+            collector.add(Site(0, site), reply(site, update, images, counts))
+        pooled = collector.result()
+        assert pooled.update is not None and pooled.total is not None
+        found.add(pooled.update.tobytes() + pooled.total["n"].tobytes())
+    assert len(found) == 1
+    weights = [images for _, _, images, _ in replies]
+    expected = np.average(
+        [u.astype(np.float32).astype(np.float64) for _, u, _, _ in replies], axis=0, weights=weights
+    )
+    assert pooled.images == sum(weights)
+    assert np.abs(pooled.update - expected).max() < 1e-9
+
+
+def test_memory_does_not_grow_with_the_number_of_sites() -> None:
+    size = 200_000
+
+    def peak(sites: int) -> int:
+        collector = collect(size)
+        update = np.ones(size) * 1e-3
+        tracemalloc.start()
+        for number in range(sites):
+            collector.add(Site(number, f"s{number}"), reply(f"s{number}", update, 10, (1, 1)))
+        top = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return top
+
+    few, many = peak(2), peak(24)
+    assert many - few < 4 * size / 2  # not even half of one float32 reply
+
+
+def test_a_rejected_reply_leaves_no_trace() -> None:
+    collector = collect(4)
+    collector.add(Site(1, "a"), reply("a", np.ones(4), 3, (1, 2)))
+    before = collector.result()
+    bad = [
+        ("b", reply("b", np.full(4, np.nan), 3, (1, 2)), "nan"),
+        ("b", reply("b", np.ones(4), 3, (1e12, 2)), "size"),
+        ("b", reply("x", np.ones(4), 3, (1, 2)), "site"),
+        ("a", reply("a", np.ones(4), 3, (1, 2)), "site"),
+        ("b", reply("b", np.full(4, 1e6), 3, (1, 2)), "norm"),
+        ("b", reply("b", np.ones(4), 2_000_000, (1, 2)), "weight"),
+    ]
+    for name, record, reason in bad:
+        with pytest.raises(UpdateRejected) as caught:
+            collector.add(Site(2, name), record)
+        assert caught.value.reason == reason
+    after = collector.result()
+    assert after.images == before.images and dict(after.of_site) == dict(before.of_site)
+    assert np.array_equal(after.update, before.update)  # type: ignore[arg-type]
+
+
+def test_an_unnamed_site_needs_an_admitted_name() -> None:
+    collector = collect(2, admitted=("a", "b"))
+    collector.add(Site(7), reply("a", np.ones(2), 1, (0, 0)))
+    assert collector.names == {7: "a"}
+    with pytest.raises(UpdateRejected, match="not admitted"):
+        collector.add(Site(8), reply("z", np.ones(2), 1, (0, 0)))

@@ -1,0 +1,167 @@
+"""Every check refuses what it is for, by its own reason, and lets honest records pass."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from mfm_core.errors import UpdateRejected
+from mfm_core.sums import Sum
+from strategies import wire
+
+SCHEMA = (("a", (2, 3)), ("b", (4,)))
+TOTAL = Sum({"count": np.arange(3.0), "table": np.ones((2, 2))})
+MODEL = np.linspace(-1, 1, 10, dtype=np.float32)
+HEADER = wire.Header("train", 2, "c" * 64, "d" * 64, site="north", num_images=7)
+EXPECTED = wire.Expected(
+    "train",
+    2,
+    "c" * 64,
+    "d" * 64,
+    model=SCHEMA,
+    total=TOTAL.schema,
+    site="north",
+    images=(1, 100),
+    max_norm=10.0,
+)
+
+
+def honest(header: wire.Header = HEADER, model: np.ndarray = MODEL) -> RecordDict:
+    return wire.encode(header, wire.Payload(model, TOTAL), SCHEMA)
+
+
+def with_array(array: Array, name: str = wire.MODEL) -> RecordDict:
+    """Return the honest record with one array exchanged and the payload's hash made to fit."""
+    record = honest()
+    arrays = {**record[wire.ARRAYS], name: array}
+    header = ConfigRecord({**record[wire.HEADER], "payload_hash": wire.payload_hash(arrays)})
+    return RecordDict({wire.HEADER: header, wire.ARRAYS: ArrayRecord(arrays)})
+
+
+def with_header(**changed: object) -> RecordDict:
+    record = honest()
+    header = ConfigRecord({**record[wire.HEADER], **changed})
+    return RecordDict({wire.HEADER: header, wire.ARRAYS: record[wire.ARRAYS]})
+
+
+def reason_of(record: RecordDict, expected: wire.Expected = EXPECTED) -> str:
+    with pytest.raises(UpdateRejected) as caught:
+        wire.decode(record, expected)
+    return caught.value.reason
+
+
+def test_round_trip_keeps_every_bit() -> None:
+    header, payload = wire.decode(honest(), EXPECTED)
+    assert (header.site, header.num_images, header.round) == ("north", 7, 2)
+    assert payload.model is not None and payload.total is not None
+    assert payload.model.tobytes() == MODEL.tobytes()
+    assert payload.total.schema == TOTAL.schema
+    assert np.array_equal(payload.total["table"], TOTAL["table"])
+
+
+def test_the_model_is_one_array_and_the_sum_another() -> None:
+    assert sorted(honest()[wire.ARRAYS]) == ["model", "sum"]
+    assert wire.record_bytes(honest()) == 10 * 4 + 7 * 8 + 2 * 128
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"kind": "evaluate"}, "kind"),
+        ({"round": 3}, "round"),
+        ({"config_hash": "0" * 64}, "config"),
+        ({"code_hash": "0" * 64}, "code"),
+        ({"site": "south"}, "site"),
+        ({"num_images": 0}, "weight"),
+        ({"num_images": -5}, "weight"),
+        ({"num_images": 101}, "weight"),
+        ({"num_images": 7.0}, "header"),
+        ({"num_images": True}, "header"),
+        ({"schema_hash": "0" * 64}, "schema"),
+        ({"payload_hash": "0" * 64}, "digest"),
+        ({"extra": 1}, "header"),
+        ({"ledger_hash": "x" * 200_000}, "header"),
+    ],
+)
+def test_a_wrong_header_is_refused_by_name(changed: dict[str, object], reason: str) -> None:
+    assert reason_of(with_header(**changed)) == reason
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_not_finite(value: float) -> None:
+    broken = MODEL.copy()
+    broken[3] = value
+    assert reason_of(honest(model=broken)) == "nan"
+    assert reason_of(with_array(Array(np.full(7, value)), wire.TOTAL)) == "nan"
+
+
+def test_shapes() -> None:
+    for shape in [(1,), (9,), (11,), (10, 1), (1, 10), ()]:
+        assert reason_of(with_array(Array(np.zeros(shape, dtype=np.float32)))) == "shape"
+
+
+def test_the_decoded_dtype_counts_not_the_claimed_one() -> None:
+    wide = Array(np.zeros(10))
+    lying = Array(dtype="float32", shape=(10,), stype=wide.stype, data=wide.data)
+    assert reason_of(with_array(lying)) == "dtype"
+    swapped = np.zeros(10, dtype=">f4")
+    assert reason_of(with_array(Array(swapped))) == "dtype"
+
+
+def test_a_pickle_is_not_opened() -> None:
+    stream = io.BytesIO()
+    np.save(stream, np.array([{"a": 1}] * 10, dtype=object), allow_pickle=True)
+    bomb = Array(dtype="float32", shape=(10,), stype="numpy.ndarray", data=stream.getvalue())
+    assert reason_of(with_array(bomb)) == "dtype"
+    junk = Array(dtype="float32", shape=(10,), stype="numpy.ndarray", data=b"\x80\x04junk")
+    assert reason_of(with_array(junk)) == "dtype"
+
+
+def test_a_declared_terabyte_is_refused_before_it_is_allocated() -> None:
+    stream = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": (2**40,)}
+    np.lib.format.write_array_header_1_0(stream, header)
+    bomb = Array(dtype="float32", shape=(10,), stype="numpy.ndarray", data=stream.getvalue())
+    assert reason_of(with_array(bomb)) == "shape"
+
+
+def test_size_is_compared_before_anything_else_is_read() -> None:
+    big = Array(dtype="float32", shape=(10,), stype="numpy.ndarray", data=b"\0" * 5000)
+    assert reason_of(with_array(big), replace(EXPECTED, max_bytes=4999)) == "size"
+
+
+def test_norm() -> None:
+    assert reason_of(honest(model=MODEL * 100)) == "norm"
+    wire.decode(honest(model=MODEL * 100), replace(EXPECTED, max_norm=None))
+
+
+def test_missing_and_surplus_arrays() -> None:
+    only_model = wire.encode(HEADER, wire.Payload(MODEL), SCHEMA)
+    assert reason_of(only_model) == "schema"
+    assert reason_of(honest(), replace(EXPECTED, model=None)) == "schema"
+    assert reason_of(with_array(Array(MODEL), "more")) == "record"
+
+
+def test_other_records_are_refused() -> None:
+    record = honest()
+    assert reason_of(RecordDict({wire.HEADER: record[wire.HEADER]})) == "record"
+    swapped = RecordDict({wire.HEADER: MetricRecord({"a": 1}), wire.ARRAYS: record[wire.ARRAYS]})
+    assert reason_of(swapped) == "record"
+
+
+def test_other_names_of_the_same_sizes_are_another_schema() -> None:
+    renamed = Sum({"count": np.arange(3.0), "other": np.ones((2, 2))})
+    assert reason_of(wire.encode(HEADER, wire.Payload(MODEL, renamed), SCHEMA)) == "schema"
+    other = (("a", (3, 2)), ("b", (4,)))
+    assert reason_of(wire.encode(HEADER, wire.Payload(MODEL, TOTAL), other)) == "schema"
+
+
+def test_a_site_that_introduces_itself_needs_a_plain_name() -> None:
+    unknown = replace(EXPECTED, site=None)
+    assert wire.decode(honest(), unknown)[0].site == "north"
+    for name in ["", "../x", "a b", "-a", "x" * 65]:
+        assert reason_of(honest(replace(HEADER, site=name)), unknown) == "site"
