@@ -1,6 +1,7 @@
-"""The app bundle that Flower carries: the same packages as in deployment, staged under a name
-of our own, because Flower refuses folders whose name is not an app name and a clone may lie
-in any folder (flwr 1.41).
+"""The app bundle that Flower carries: the same packages as in deployment.
+
+It is staged under a name of our own, because Flower refuses folders whose name is not an app
+name and a clone may lie in any folder (flwr 1.41).
 
 What crosses a hospital's boundary: code and run.yaml, towards the hospital; nothing back.
 """
@@ -27,7 +28,9 @@ dependencies = []
 
 [tool.flwr.app]
 publisher = "consortium"
-fab-include = ["mfm_core/**/*.py", "strategies/**/*.py", "server/**/*.py", "client/**/*.py", "run.yaml"]
+fab-include = [
+    "mfm_core/**/*.py", "strategies/**/*.py", "server/**/*.py", "client/**/*.py", "run.yaml",
+]
 
 [tool.flwr.app.components]
 serverapp = "server.app:app"

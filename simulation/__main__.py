@@ -1,0 +1,274 @@
+"""mfm-simulate: the researcher's commands.
+
+Exit codes: 0 done, 1 refused by a check, 2 wrong use, 3 failed while running.
+What crosses a hospital's boundary: nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mfm_core.errors import ConfigError, MfmError
+from simulation.config import PhantomSource, StudyConfig, load_study
+
+STUDIES = Path(__file__).parent / "studies"
+
+app = typer.Typer(
+    name="mfm-simulate",
+    help="Invent hospitals from a folder of images or from phantoms and train them together.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+StudyFile = Annotated[Path, typer.Argument(help="Study file (YAML).", show_default=False)]
+DataFolder = Annotated[
+    Path, typer.Option("--data", help="Folder that the study's image paths are relative to.")
+]
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder of run folders.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. run.rounds=5; repeatable."),
+]
+
+
+def parse_settings(settings: list[str] | None) -> dict[str, str]:
+    """Return dotted keys and values of --set.
+
+    Raises:
+        typer.BadParameter: an entry has no '='.
+    """
+    pairs = [text.partition("=") for text in settings or []]
+    wrong = [key for key, equals, _ in pairs if not equals or not key]
+    if wrong:
+        raise typer.BadParameter(f"--set {wrong[0]}: expected KEY=VALUE, e.g. run.rounds=5")
+    return {key.strip(): value for key, _, value in pairs}
+
+
+def print_json(content: Any) -> None:
+    """Print one JSON value on standard output."""
+    print(json.dumps(content, indent=1))
+
+
+@app.command()
+def run(
+    study: StudyFile,
+    data: DataFolder = Path("."),
+    out: OutFolder = Path("runs"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew; empties the folder.")] = False,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a study, or go on with an unfinished one, up to its report."""
+    from simulation.progress import choose_display
+    from simulation.study import Order, finished_results, run_study
+
+    order = Order(load_study(study, parse_settings(settings)), data, out, fresh)
+    results = finished_results(order)
+    known = results is not None
+    if results is None:
+        with choose_display(quiet=as_json) as display:
+            results = run_study(order, display)
+    if as_json:
+        print_json(results)
+        return
+    show_results(order.folder, results)
+    if known:
+        print(f"{order.folder} was finished already; --fresh runs it again.")
+
+
+def wide_console() -> Console:
+    """Return a console on standard output; in a log tables are 110 columns wide."""
+    console = Console()
+    return console if console.is_terminal else Console(width=110)
+
+
+def show_results(folder: Path, results: dict[str, Any]) -> None:
+    """Print the closing tables and where the report is."""
+    from simulation.compare import lines_of, make_table
+
+    console = wide_console()
+    title = f"{results['study']}: {results['status']}, pooled test images of all hospitals"
+    console.print(make_table(lines_of(folder.name, results), title))
+    table = Table(title="Each hospital's own test images", title_justify="left")
+    headings = ("hospital", "test", "AUC alone", "AUC federated", "SSIM federated")
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if place else "left")
+    alone = {b["site"]: b["own"] for b in results["baselines"] if b["kind"] == "local"}
+    for name, figures in results["per_site"].items():
+        own = alone.get(name)
+        cells = [own["macro_auc"]["value"] if own else None, figures["macro_auc"]["value"]]
+        cells.append(figures["ssim"]["value"])
+        texts = ["-" if value is None else f"{value:.3f}" for value in cells]
+        table.add_row(name, str(figures["ssim"]["n"]), *texts)
+    console.print(table)
+    print(f"{results['seconds']:.0f} s. Research software, not a medical device.")
+    print(f"Report: {folder / 'report.html'}")
+
+
+@app.command()
+def check(
+    study: StudyFile,
+    data: DataFolder = Path("."),
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a study file and every image it names; show the hospitals; train nothing."""
+    from simulation.hospitals import describe_hospitals, prepare
+
+    config = load_study(study, parse_settings(settings))
+    with tempfile.TemporaryDirectory(prefix="mfm-check-") as folder:
+        prepare(config, data, Path(folder))
+        hospitals = describe_hospitals(config, Path(folder))
+    if as_json:
+        print_json({"study": config.run.name, "hospitals": hospitals})
+        return
+    wide_console().print(hospital_table(config, hospitals))
+    print(f"{study}: ready to run")
+
+
+def hospital_table(config: StudyConfig, hospitals: list[dict[str, Any]]) -> Table:
+    """Return a table of images per hospital, split and class."""
+    table = Table(title=f"Hospitals of {config.run.name}", title_justify="left")
+    table.add_column("images")
+    for hospital in hospitals:
+        table.add_column(hospital["name"], justify="right")
+    for key in ("patients", "train", "val", "test"):
+        table.add_row(
+            key, *(str(hospital[key]) for hospital in hospitals), end_section=key == "test"
+        )
+    for name in config.run.ontology.classes:
+        table.add_row(name, *(str(hospital["classes"][name]) for hospital in hospitals))
+    return table
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.", show_default=False)],
+    plot: Annotated[Path, typer.Option("--plot", help="Where the picture goes.")] = Path(
+        "comparison.png"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Show finished runs side by side: one table, one picture."""
+    from simulation.compare import draw_comparison, lines_of, load_results, make_table
+
+    lines = [line for name, results in load_results(runs) for line in lines_of(name, results)]
+    draw_comparison(lines, plot)
+    if as_json:
+        print_json({"lines": [line.to_dict() for line in lines], "plot": str(plot)})
+        return
+    wide_console().print(make_table(lines, "Runs compared"))
+    print(f"Picture: {plot}")
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the study.", show_default=False)],
+    folder: Annotated[Path, typer.Option("--folder", help="Where to write it.")] = Path("."),
+) -> None:
+    """Write a study file with comments to start from."""
+    path = folder / f"{name}.yaml"
+    if path.exists():
+        raise ConfigError(str(path), ["is there already; choose another name"])
+    text = (STUDIES / "template.yaml").read_text(encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.replace("name: template", f"name: {name}"), encoding="utf-8")
+    try:
+        load_study(path)
+    except ConfigError:
+        path.unlink()
+        raise
+    print(f"Wrote {path}; next: mfm-simulate check {path}")
+
+
+@app.command()
+def phantoms(
+    out: Annotated[Path, typer.Argument(help="Folder to write to.", show_default=False)],
+    study: Annotated[Path, typer.Option("--study", help="Study with phantoms.")] = STUDIES
+    / "demo.yaml",
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw the phantoms of a study: images, masks and one manifest.csv of all hospitals."""
+    from simulation.phantoms import generate
+
+    config = load_study(study, parse_settings(settings))
+    if not isinstance(config.source, PhantomSource):
+        raise ConfigError(str(study), ["source.kind: is not phantoms; name a study with phantoms"])
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(str(out), ["is not empty; name a new folder"])
+    rows: list[dict[str, str]] = []
+    for hospital in config.source.phantoms.hospitals:
+        manifest = generate(out / hospital.name, config.source.phantoms, hospital)
+        with manifest.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                here = {key: f"{hospital.name}/{row[key]}" for key in ("file", "patient_id")}
+                rows.append({**row, **here, "hospital": hospital.name})
+    with (out / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    if as_json:
+        print_json({"images": len(rows), "manifest": str(out / "manifest.csv")})
+        return
+    print(f"Wrote {len(rows)} films and {out / 'manifest.csv'}")
+
+
+@app.command()
+def bench(as_json: AsJson = False) -> None:
+    """Measure the hot paths on this machine."""
+    from simulation.benchmark import run_benchmark
+
+    run_benchmark(as_json=as_json)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def call(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code; errors go to standard error as plain text."""
+    try:
+        returned = app(arguments, standalone_mode=False)
+        return returned if isinstance(returned, int) else 0
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except MfmError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("Interrupted; everything was stopped. The same command goes on.", file=sys.stderr)
+        return 3
+    except Exception:
+        traceback.print_exc()
+        print("This is a defect of mfm-simulate; please report the lines above.", file=sys.stderr)
+        return 3
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(call())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Runs the baselines in worker processes, one per core, one thread each; finished ones are kept.
+
+Each result is a file `baselines/<job>.json`; a study that is started again repeats none of them.
+What crosses a hospital's boundary: see `baselines`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mfm_core.config import load_yaml
+from mfm_core.errors import RunFailed
+from simulation.config import StudyConfig
+from simulation.progress import Display, Step
+from strategies.config import RunConfig
+
+PARENT_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of prctl(2)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One baseline of a study.
+
+    Attributes:
+        folder: the run folder.
+        kind: local, pooled, nearest_neighbour or pca_logistic.
+        site: index of the hospital of a local model.
+        factor: the pooled model's steps over those of one hospital.
+    """
+
+    folder: Path
+    kind: str
+    site: int = 0
+    factor: int = 1
+
+    @property
+    def result(self) -> Path:
+        """The file of the finished result."""
+        suffix = {"local": f"-{self.site}", "pooled": f"-x{self.factor}"}.get(self.kind, "")
+        return self.folder / "baselines" / f"{self.kind}{suffix}.json"
+
+    @property
+    def weight(self) -> int:
+        """How long it takes, in units of one hospital's training."""
+        return {"local": 1, "pooled": self.factor}.get(self.kind, 0)
+
+
+def plan_jobs(study: StudyConfig, folder: Path, sites: int) -> list[Job]:
+    """Return the study's baselines, the longest first."""
+    factor = sites if study.baselines.pooled_steps == "all_sites" else 1
+    jobs: list[Job] = []
+    for kind in dict.fromkeys(study.baselines.kinds):
+        if kind == "local":
+            jobs += [Job(folder, kind, site) for site in range(sites)]
+        else:
+            jobs.append(Job(folder, kind, factor=factor if kind == "pooled" else 1))
+    return sorted(jobs, key=lambda job: -job.weight)
+
+
+def _start_worker() -> None:
+    """One thread, no answer to Ctrl-C (the parent's), and no life after the parent's end."""
+    import torch
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
+def run_job(job: Job) -> Path:
+    """Compute one baseline and write its result file."""
+    from simulation.baselines import run_local, run_pixels, run_pooled
+    from simulation.hospitals import open_hospitals
+
+    run = load_yaml(job.folder / "run.yaml", RunConfig)
+    names, sets = open_hospitals(job.folder, run)
+    if job.kind == "local":
+        done = run_local(run, sets, names, job.site)
+    elif job.kind == "pooled":
+        done = run_pooled(run, sets, job.factor)
+    else:
+        done = run_pixels(run, sets, job.kind)
+    part = job.result.with_suffix(".part")
+    part.write_text(json.dumps(done.to_dict(), indent=1), encoding="utf-8")
+    os.replace(part, job.result)
+    return job.result
+
+
+def run_jobs(jobs: list[Job], workers: int, display: Display) -> list[dict[str, Any]]:
+    """Run what is not finished yet; return all results, in the order of `jobs`.
+
+    Raises:
+        RunFailed: a baseline failed; the message names it.
+    """
+    open_jobs = [job for job in jobs if not job.result.exists()]
+    total = len(jobs)
+    display.show(Step("baselines", total - len(open_jobs), total))
+    if open_jobs:
+        open_jobs[0].result.parent.mkdir(exist_ok=True)
+        os.environ["OMP_NUM_THREADS"] = "1"
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(min(workers, len(open_jobs)), context, _start_worker)
+        try:
+            _collect(pool, open_jobs, total, display)
+        except BaseException:
+            for process in list((pool._processes or {}).values()):
+                process.kill()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+    display.show(Step("baselines", total, total))
+    return [json.loads(job.result.read_text(encoding="utf-8")) for job in jobs]
+
+
+def _collect(pool: ProcessPoolExecutor, jobs: list[Job], total: int, display: Display) -> None:
+    pending = {pool.submit(run_job, job): job for job in jobs}
+    done = total - len(jobs)
+    for future in as_completed(pending):
+        job = pending[future]
+        try:
+            future.result()
+        except Exception as error:
+            raise RunFailed(f"baseline {job.result.stem} failed: {error!r}") from error
+        done += 1
+        display.show(Step("baselines", done, total, job.result.stem))

@@ -1,0 +1,239 @@
+"""A study from its file to its report: hospitals, federation, baselines, explanations, results.
+
+Every part that is finished lies in the run folder and is not repeated when the study is started
+again; a federation goes on from its last finished round. What crosses a hospital's boundary:
+only what the federation itself sends; the report of a study shows images of every hospital,
+because here one researcher holds them all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mfm_core.atlas import load_atlas
+from mfm_core.checkpoint import encoder_hash, load_model
+from mfm_core.dataset import ImageSet
+from mfm_core.errors import ConfigError
+from mfm_core.explanation import explanation_scores
+from mfm_core.gallery import Pictures, take_pictures
+from mfm_core.report import write_report
+from simulation.baselines import pool
+from simulation.config import PhantomSource, StudyConfig
+from simulation.engine import Federation
+from simulation.hospitals import (
+    describe_hospitals,
+    open_hospitals,
+    prepare,
+    read_files,
+    read_prepared,
+    study_hash,
+)
+from simulation.jobs import plan_jobs, run_jobs
+from simulation.progress import Display, Step
+from simulation.runner import RunFolder, hold, run_federation
+
+OURS = ("study.yaml", "prepared.json", "images", "sites", ".lock")
+"""A folder with nothing but these and other leavings of a run may be emptied by --fresh."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the researcher asked for.
+
+    Attributes:
+        study: the study.
+        data: folder that the study's image paths are relative to.
+        out: folder of run folders.
+        fresh: begin anew although the run folder holds something.
+    """
+
+    study: StudyConfig
+    data: Path
+    out: Path
+    fresh: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """The run folder: one per run.name."""
+        return self.out / self.study.run.name
+
+
+class Clock:
+    """Seconds per part of a study, kept in timing.json over restarts."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.seconds: dict[str, float] = {}
+        if path.is_file():
+            self.seconds = json.loads(path.read_text(encoding="utf-8"))
+
+    @contextmanager
+    def measure(self, part: str) -> Iterator[None]:
+        """Add the time of a block to a part, also when it fails."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.add(part, time.monotonic() - start)
+
+    def add(self, part: str, seconds: float) -> None:
+        """Add seconds to a part."""
+        self.seconds[part] = round(self.seconds.get(part, 0.0) + seconds, 2)
+        self._path.write_text(json.dumps(self.seconds), encoding="utf-8")
+
+
+def count_workers(study: StudyConfig, sites: int) -> int:
+    """Return how many virtual hospitals run at once: one per core that we may use."""
+    return min(study.workers or len(os.sched_getaffinity(0)), sites)
+
+
+def finished_results(order: Order) -> dict[str, Any] | None:
+    """Return results.json of a finished run of this very study, else None.
+
+    Raises:
+        ConfigError: the folder holds another study.
+    """
+    path = order.folder / "results.json"
+    if order.fresh or not path.is_file():
+        return None
+    found = read_prepared(order.folder)
+    if found is None:
+        return None
+    prepare(order.study, order.data, order.folder)
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def run_study(order: Order, display: Display) -> dict[str, Any]:
+    """Run or resume a study and return the content of results.json.
+
+    Raises:
+        ConfigError: the run folder belongs to another study.
+        DataError: the images or hospitals cannot be used.
+        RunFailed: the federation or a baseline ended without a result.
+    """
+    study, folder = order.study, order.folder
+    with hold(folder):
+        if order.fresh:
+            empty(folder)
+        clock = Clock(folder / "timing.json")
+        display.show(Step("hospitals", 0, 1, "reading and dividing the images"))
+        with clock.measure("hospitals"):
+            prepared = prepare(study, order.data, folder)
+        display.show(Step("hospitals", 1, 1, f"{len(prepared.names)} hospitals"))
+        _federate(study, RunFolder(folder), len(prepared.names), clock, display)
+        workers = count_workers(study, 10_000)
+        with clock.measure("baselines"):
+            jobs = plan_jobs(study, folder, len(prepared.names))
+            baselines = run_jobs(jobs, workers, display)
+        display.show(Step("explanations", 0, 1, "scoring and drawing"))
+        with clock.measure("explanations"):
+            scores, pictures = explain(study, folder)
+        display.show(Step("explanations", 1, 1))
+        return _write_results(study, folder, (baselines, scores, pictures), clock)
+
+
+def _federate(
+    study: StudyConfig, folder: RunFolder, sites: int, clock: Clock, display: Display
+) -> None:
+    if folder.finished:
+        return
+    federation = Federation(sites, count_workers(study, sites))
+    with clock.measure("federation"):
+        start_up = run_federation(folder, federation, study.limits, display)
+    clock.add("of which engine start", start_up)
+
+
+def empty(folder: Path) -> None:
+    """Remove what a run left in its folder.
+
+    Raises:
+        ConfigError: the folder does not look like a run folder.
+    """
+    content = [path for path in folder.iterdir() if path.name != ".lock"]
+    if content and not any((folder / name).exists() for name in OURS[:4]):
+        reason = "is not empty and not a run folder; --fresh empties run folders only"
+        raise ConfigError(str(folder), [reason])
+    for path in content:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def explain(study: StudyConfig, folder: Path) -> tuple[list[dict[str, Any]], Pictures]:
+    """Return explanation scores and pictures of the final model on all test images."""
+    torch.set_num_threads(1)
+    model, _ = load_model(folder / "final.safetensors")
+    atlas = load_atlas(folder / "atlas.safetensors", encoder_hash(model))
+    names, sets = open_hospitals(folder, study.run)
+    images = pool(sets)
+    rows = images.select("test")
+    masks = read_masks(study, folder, names, images)
+    scores = explanation_scores(model, atlas, images, rows, masks, study.explained_per_class)
+    return scores, take_pictures(model, atlas, images, rows)
+
+
+def read_masks(
+    study: StudyConfig, folder: Path, names: Sequence[str], images: ImageSet
+) -> NDArray[np.bool_] | None:
+    """Return `[N, H, W] bool` true regions of the pooled images, None where nobody knows them."""
+    if not isinstance(study.source, PhantomSource):
+        return None
+    side = images.images.shape[-1]
+    files = [file.split("/") for file in read_files(folder, names)]
+    loaded: dict[str, NDArray[np.bool_]] = {}
+    masks = np.zeros((len(files), side, side), dtype=bool)
+    for row, (hospital, *_, name) in enumerate(files):
+        if hospital not in loaded:
+            with np.load(folder / "images" / hospital / "masks.npz") as archive:
+                loaded[hospital] = archive["masks"]
+        masks[row] = _shrink(loaded[hospital][int(Path(name).stem)], side)
+    return masks
+
+
+def _shrink(mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
+    """Return the mask at `[side, side]`: a pixel belongs to it when half of its area does."""
+    if len(mask) == side:
+        return mask
+    area = torch.from_numpy(mask.astype(np.float32))[None, None]
+    small = torch.nn.functional.interpolate(area, size=(side, side), mode="area")
+    return np.asarray(small[0, 0].numpy() >= 0.5)
+
+
+def _write_results(
+    study: StudyConfig,
+    folder: Path,
+    parts: tuple[list[dict[str, Any]], list[dict[str, Any]], Pictures],
+    clock: Clock,
+) -> dict[str, Any]:
+    baselines, scores, pictures = parts
+    server = RunFolder(folder).server_results()
+    total = sum(s for part, s in clock.seconds.items() if not part.startswith("of which"))
+    exchanges = {f"of which {name}": s for name, s in server.get("timing", {}).items()}
+    results = {
+        **server,
+        "study": study.run.name,
+        "study_hash": study_hash(study),
+        "seconds": round(total, 1),
+        "timing": {**clock.seconds, **exchanges},
+        "hospitals": describe_hospitals(study, folder),
+        "baselines": baselines,
+        "explanations": scores,
+    }
+    write_report(folder, results, pictures)
+    part = folder / "results.json.part"
+    part.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    os.replace(part, folder / "results.json")
+    return results
