@@ -72,6 +72,8 @@ def read_dicom(path: Path, frame: int | Literal["middle"]) -> Raster:
 
 def _require_pixels(dataset: Dataset) -> None:
     """Raise unless the dataset describes a picture and holds its pixels."""
+    if len(dataset) == 0:  # pydicom drops all it has read when a compressed frame ends early
+        raise unreadable("is cut off: the file ends inside its pixels; copy it again")
     if not any(keyword in dataset for keyword in _PIXELS):
         if "Rows" in dataset:
             raise unreadable("is cut off: the DICOM header describes pixels that are not there")

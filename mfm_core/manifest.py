@@ -56,18 +56,22 @@ class Entry:
 
 
 class Findings:
-    """Collects problems; the same text found in several places becomes one line."""
+    """Collects problems, in order of first appearance."""
 
     def __init__(self) -> None:
-        self._places: dict[str, list[str]] = {}
+        self._places: dict[tuple[str, str], list[str]] = {}
 
     def add(self, place: str, text: str) -> None:
-        """Note a problem at a place."""
-        self._places.setdefault(text, []).append(place)
+        """Note a problem of one place."""
+        self._places[(place, text)] = [place]
+
+    def add_word(self, place: str, text: str) -> None:
+        """Note a problem of a word; the same one in many places stays one line."""
+        self._places.setdefault(("", text), []).append(place)
 
     def lines(self) -> list[str]:
-        """Return one line per different problem, in order of first appearance."""
-        return [f"{_join(places)}: {text}" for text, places in self._places.items()]
+        """Return one line per problem."""
+        return [f"{_join(places)}: {text}" for (_, text), places in self._places.items()]
 
 
 def _join(places: list[str]) -> str:
@@ -244,7 +248,7 @@ def _label(row: _Row, data: DataConfig, ontology: OntologyConfig, findings: Find
     try:
         return look_up_label(row.label, data.label_mapping, ontology.classes)
     except UnknownWord as error:
-        findings.add(row.place, f"label {error}")
+        findings.add_word(row.place, f"label {error}")
         return UNKNOWN
 
 
@@ -258,7 +262,7 @@ def _attributes(
         try:
             index = look_up(value, data.attribute_mapping.get(name, {}), targets)
         except UnknownWord as error:
-            findings.add(row.place, f"{name} {error}")
+            findings.add_word(row.place, f"{name} {error}")
             index = UNKNOWN
         indices.append(UNKNOWN if index is None else index)
     return tuple(indices)
@@ -269,7 +273,7 @@ def _split(row: _Row, data: DataConfig, findings: Findings) -> int:
         return UNDECIDED
     word = row.cells[data.columns.split]
     if word.lower() not in _SPLIT_WORDS:
-        findings.add(row.place, f"split {word!r} is not one of {', '.join(SPLITS)}")
+        findings.add_word(row.place, f"split {word!r} is not one of {', '.join(SPLITS)}")
     return _SPLIT_WORDS.get(word.lower(), UNDECIDED)
 
 
