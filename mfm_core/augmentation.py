@@ -1,0 +1,243 @@
+"""Random changes of training images: one warp, one gain, then damage to the input only.
+
+Paper section 2.3.1 (denoising: the model sees a damaged image and reconstructs the undamaged one).
+Mirror, rotation, scale, shift and perspective of an image are one homography, so an image is
+interpolated once and every image of a batch has its own. Conventions are those of torchvision's
+functional transforms with bilinear interpolation (`align_corners=False`, zeros outside), and the
+tests hold them against it pixel by pixel. Everything random comes from the caller's generator; a
+change that is switched off does not move the draws of the others. The gain is about black, not
+about the mean: an empty background stays exactly 0. Nothing here crosses the hospital's boundary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from mfm_core.config import AugmentationConfig
+
+HORIZON = 0.01
+"""Smallest denominator of a homography: what lies behind the horizon is sampled far outside."""
+
+MOST_BOXES = 8
+"""Boxes that are always drawn (`AugmentationConfig.erase_boxes` has this bound)."""
+
+SMALLEST_SIGMA_PX = 0.01
+"""A blur below this changes nothing in float32; it keeps the window finite at sigma 0."""
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Numbers of N images; each but `flip` uniform in [-1, 1] or, where noted, in [0, 1]."""
+
+    rotation: torch.Tensor
+    scale: torch.Tensor
+    shift: torch.Tensor  # [N, 2]
+    flip: torch.Tensor  # [0, 1]
+    gain: torch.Tensor
+    sigma: torch.Tensor  # [0, 1]
+    corners: torch.Tensor  # [N, 4, 2]
+    boxes: torch.Tensor  # [N, 8, 4] in [0, 1]: width, height, left, top
+
+
+def _draw(count: int, like: torch.Tensor, generator: torch.Generator) -> _Draws:
+    numbers = torch.rand(count, 15 + 4 * MOST_BOXES, generator=generator, device=generator.device)
+    numbers = numbers.to(like)
+    signed = 2.0 * numbers - 1.0
+    return _Draws(
+        rotation=signed[:, 0],
+        scale=signed[:, 1],
+        shift=signed[:, 2:4],
+        flip=numbers[:, 4],
+        gain=signed[:, 5],
+        sigma=numbers[:, 6],
+        corners=signed[:, 7:15].reshape(count, 4, 2),
+        boxes=numbers[:, 15:].reshape(count, MOST_BOXES, 4),
+    )
+
+
+def affine(
+    rotation_deg: torch.Tensor, scale: torch.Tensor, shift_px: torch.Tensor, flip: torch.Tensor
+) -> torch.Tensor:
+    """Return the matrices that lead from output pixels to input pixels, `[N, 3, 3]`.
+
+    The content is mirrored left-right, scaled, rotated about the image's centre and shifted, in
+    this order. Coordinates are pixels from the image's centre, x to the right, y down.
+
+    Args:
+        rotation_deg: `[N]`, counter-clockwise as seen, as torchvision's `rotate`.
+        scale: `[N]` > 0, larger than 1 enlarges.
+        shift_px: `[N, 2]`, to the right and down.
+        flip: `[N]` bool.
+    """
+    angle = torch.deg2rad(rotation_deg)
+    sign = 1.0 - 2.0 * flip.to(scale)
+    cosine, sine = torch.cos(angle) / scale, torch.sin(angle) / scale
+    linear = torch.stack((cosine * sign, -sine * sign, sine, cosine), dim=1).view(-1, 2, 2)
+    matrices = torch.zeros(len(scale), 3, 3, dtype=scale.dtype, device=scale.device)
+    matrices[:, :2, :2] = linear
+    matrices[:, :2, 2] = -(linear @ shift_px[:, :, None])[:, :, 0]
+    matrices[:, 2, 2] = 1.0
+    return matrices
+
+
+def perspective(moves_px: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Return the matrices that lead from output pixels to input pixels, `[N, 3, 3]`.
+
+    The output's corner k shows the input's corner k moved by `moves_px[:, k]`. The four points
+    need to stay a convex quadrilateral: true for moves below a quarter of the sides. Coordinates
+    as in `affine`; square to quadrilateral in closed form (Heckbert, "Fundamentals of texture
+    mapping and image warping", 1989, section 2.2.3).
+
+    Args:
+        moves_px: `[N, 4, 2]`, x and y of upper left, upper right, lower right, lower left.
+        height: of the images, pixels.
+        width: of the images, pixels.
+    """
+    ends = moves_px.new_tensor([[0, 0], [width, 0], [width, height], [0, height]])
+    centre = moves_px.new_tensor([width / 2, height / 2])
+    first, second, third, fourth = (ends - centre + moves_px).unbind(1)
+    bend, right, down = first - second + third - fourth, second - third, fourth - third
+    area = right[:, 0] * down[:, 1] - down[:, 0] * right[:, 1]
+    by_x = ((bend[:, 0] * down[:, 1] - down[:, 0] * bend[:, 1]) / area)[:, None]
+    by_y = ((right[:, 0] * bend[:, 1] - bend[:, 0] * right[:, 1]) / area)[:, None]
+    along_x, along_y = second - first + by_x * second, fourth - first + by_y * fourth
+    points = torch.stack((along_x, along_y, first), dim=2)
+    ones = torch.ones_like(by_x)
+    square = torch.cat((points, torch.stack((by_x, by_y, ones), dim=2)), dim=1)
+    to_unit = moves_px.new_tensor([[1 / width, 0, 0.5], [0, 1 / height, 0.5], [0, 0, 1]])
+    return square @ to_unit
+
+
+def warp(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    """Return `[N, C, H, W]` sampled through homographies: bilinear, zeros outside.
+
+    Args:
+        images: `[N, C, H, W]` float.
+        matrices: `[N, 3, 3]`, from output to input pixels, both from the image's centre, with a
+            positive last row at the centre; products of `affine` and `perspective`.
+    """
+    count, _, height, width = images.shape
+    x = torch.arange(width, dtype=images.dtype, device=images.device) + (0.5 - width / 2)
+    y = torch.arange(height, dtype=images.dtype, device=images.device) + (0.5 - height / 2)
+    pixels = images.new_ones(3, height, width)
+    pixels[0], pixels[1] = x, y[:, None]
+    to_unit = images.new_tensor([2 / width, 2 / height, 1])
+    found = (to_unit[:, None] * matrices) @ pixels.view(3, -1)
+    grid = found[:, :2] / found[:, 2:].clamp_min(HORIZON)
+    return functional.grid_sample(
+        images, grid.transpose(1, 2).view(count, height, width, 2), align_corners=False
+    )
+
+
+def blur(images: torch.Tensor, sigma_px: torch.Tensor, radius: int) -> torch.Tensor:
+    """Return the images under a Gaussian window of 2 radius + 1 pixels, mirrored at the border.
+
+    Args:
+        images: `[N, C, H, W]` float.
+        sigma_px: `[N]` >= 0, pixels; 0 leaves an image as it is.
+        radius: of the window, pixels, below both sides.
+    """
+    count, channels, height, width = images.shape
+    offset = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
+    window = torch.exp(-0.5 * (offset / sigma_px.clamp_min(SMALLEST_SIGMA_PX)[:, None]) ** 2)
+    window = (window / window.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)
+    planes = count * channels
+    wide = functional.pad(images.reshape(1, planes, height, width), (radius,) * 4, mode="reflect")
+    across = functional.conv2d(wide, window.view(planes, 1, 1, -1), groups=planes)
+    both = functional.conv2d(across, window.view(planes, 1, -1, 1), groups=planes)
+    return both.view(images.shape)
+
+
+def box_mask(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Return `[N, 1, H, W]` bool, True for pixels whose centre lies in a box.
+
+    Args:
+        boxes: `[N, B, 4]`, left, top, right, bottom in pixels from the upper left corner.
+        height: of the images, pixels.
+        width: of the images, pixels.
+    """
+    x = torch.arange(width, dtype=boxes.dtype, device=boxes.device) + 0.5
+    y = torch.arange(height, dtype=boxes.dtype, device=boxes.device) + 0.5
+    columns = (x >= boxes[:, :, 0:1]) & (x < boxes[:, :, 2:3])
+    rows = (y >= boxes[:, :, 1:2]) & (y < boxes[:, :, 3:4])
+    return (rows.to(boxes).transpose(1, 2) @ columns.to(boxes) > 0)[:, None]
+
+
+def _move(images: torch.Tensor, config: AugmentationConfig, draws: _Draws) -> torch.Tensor:
+    """Return the images under their random homographies."""
+    height, width = images.shape[2:]
+    sides = images.new_tensor([width, height])
+    moving = (config.rotation_deg, config.scale, config.shift, config.flip_probability)
+    if not any(moving) and config.perspective == 0:
+        return images
+    matrices = affine(
+        draws.rotation * config.rotation_deg,
+        torch.exp(draws.scale * math.log1p(config.scale)),
+        draws.shift * (config.shift * sides),
+        draws.flip < config.flip_probability,
+    )
+    if config.perspective > 0:
+        moves = draws.corners * (0.5 * config.perspective * sides)
+        matrices = perspective(moves, height, width) @ matrices
+    return warp(images, matrices)
+
+
+def _damage(
+    target: torch.Tensor, config: AugmentationConfig, draws: _Draws, generator: torch.Generator
+) -> torch.Tensor:
+    """Return the input: the target blurred, with noise and erased boxes."""
+    height, width = target.shape[2:]
+    damaged = target
+    if config.blur_sigma_px > 0:
+        radius = min(math.ceil(3 * config.blur_sigma_px), height - 1, width - 1)
+        damaged = blur(damaged, draws.sigma * config.blur_sigma_px, radius)
+    if config.noise_std > 0:
+        noise = torch.randn(
+            target.shape, generator=generator, device=generator.device, dtype=target.dtype
+        )
+        damaged = damaged + config.noise_std * noise.to(target.device)
+    if config.erase_boxes > 0 and config.erase_fraction > 0:
+        sides = target.new_tensor([width, height])
+        boxes = draws.boxes[:, : config.erase_boxes]
+        extent = boxes[..., :2] * (config.erase_fraction * sides)
+        start = boxes[..., 2:] * (sides - extent)
+        mask = box_mask(torch.cat((start, start + extent), dim=2), height, width)
+        damaged = torch.where(mask, target.mean(dim=(2, 3), keepdim=True), damaged)
+    return damaged.clamp(0.0, 1.0)
+
+
+def augment(
+    images: torch.Tensor, config: AugmentationConfig, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (input, target), two new `[N, C, H, W]` in [0, 1], each image changed on its own.
+
+    Input and target share mirror, rotation (uniform in +-rotation_deg), scale (log-uniform
+    between 1 / (1 + scale) and 1 + scale), shift (uniform in +-shift of the side, both axes),
+    perspective (each corner moves uniformly by up to half of `perspective` of the side, both axes,
+    the reach of torchvision's distortion_scale) and gain (uniform in 1 +- brightness, cut at 1).
+    The input alone is blurred (sigma uniform in 0 to blur_sigma_px), gets Gaussian noise of
+    noise_std and erased boxes: erase_boxes per image, sides uniform in 0 to erase_fraction of the
+    side, anywhere inside the image, filled with the target's mean of that image and channel.
+
+    Args:
+        images: `[N, C, H, W] float32 in [0, 1]`.
+        config: the largest size of each change; 0 switches it off.
+        generator: source of every draw; the same state gives the same result.
+
+    Raises:
+        ValueError: `images` is not a batch of floating point images.
+    """
+    if images.ndim != 4 or not images.is_floating_point():
+        found = f"{tuple(images.shape)} {images.dtype}"
+        raise ValueError(f"augment expects [N, C, H, W] float in [0, 1], found {found}")
+    with torch.no_grad():
+        draws = _draw(len(images), images, generator)
+        target = _move(images, config, draws)
+        if config.brightness > 0:
+            target = target * (1.0 + config.brightness * draws.gain)[:, None, None, None]
+        target = target.clamp(0.0, 1.0)
+        return _damage(target, config, draws, generator), target
