@@ -156,18 +156,18 @@ class Autoencoder(nn.Module):
         """Return `mu [N, L]` and `logvar [N, L]` of `images [N, C, H, W] float32 in [0, 1]`."""
         path, count = self.linear_path, len(images)
         centred = images - (0.5 if path is None else path.mean_image)
-        mu, logvar = self.to_latent(self.encoder(centred)).chunk(2, dim=1)
+        statistics = self.to_latent(self.encoder(centred)).view(count, self.grid**2, -1)
+        mu, logvar = statistics.chunk(2, dim=2)
         if path is not None:
             mu = mu + path.read(centred)
-        bounded = logvar.clamp(*LOGVAR_RANGE)
-        return mu.reshape(count, -1), bounded.reshape(count, -1)
+        return mu.flatten(1), logvar.flatten(1).clamp(*LOGVAR_RANGE)
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """Return `[N, C, H, W] float32 in [0, 1]` of `latent [N, L]`."""
         count = len(latent)
-        rows = latent.reshape(count * self.grid**2, -1)
-        images = self.decoder(rows, count)
-        base = 0.5 if self.linear_path is None else self.linear_path.write(rows, count)
+        cells = latent.reshape(count, self.grid**2, -1)
+        images = self.decoder(cells.reshape(-1, cells.shape[2]), count)
+        base = 0.5 if self.linear_path is None else self.linear_path.write(cells)
         return clamp_gently(images + base)
 
     def classify(self, mu: torch.Tensor) -> torch.Tensor:

@@ -1,60 +1,114 @@
-"""A linear way into and out of the spatial latent: patches in, overlapping windows out.
+"""A linear way into and out of the spatial latent: one small basis per latent cell.
 
-Each latent cell reads its own patch and draws a window of twice the patch's side, so neighbours
-overlap by half and a learned decoder can hide the patch edges. The start is a PCA of patches
-(`mfm_core.patches`), which fills the middle of the windows; the margins start at zero.
-Nothing here crosses the hospital's boundary.
+Every cell of the latent has a patch of the image and a basis of its own, started from a PCA
+(`mfm_core.patches`): with one basis shared by all cells the same number of latents reconstructs
+far less, because in a centred image each place has its own statistics. A patch is described by
+at most 16 x 16 numbers of luminance and 4 x 4 of each colour difference, which bounds the size
+of basis and moments. Nothing here crosses the hospital's boundary.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional
 
-from mfm_core.blocks import space_to_depth
+MAX_SIDE = 16
+"""Larger patches are averaged down to this side: their leading components are smooth."""
+
+COLOUR_POOL = 4
+"""Colour differences are averaged over squares of this side (of the averaged-down patch)."""
+
+_OPPONENT = (
+    (3.0**-0.5,) * 3,
+    (2.0**-0.5, 0.0, -(2.0**-0.5)),
+    (6.0**-0.5, -2 * 6.0**-0.5, 6.0**-0.5),
+)
+"""Orthonormal rows: luminance and two colour differences."""
+
+
+def _cut(images: torch.Tensor, grid: int) -> torch.Tensor:
+    """Return `[grid * grid, N, C * s * s]` of `[N, C, grid * s, grid * s]`."""
+    count, channels, size, _ = images.shape
+    side = size // grid
+    cells = images.reshape(count, channels, grid, side, grid, side)
+    return cells.permute(2, 4, 0, 1, 3, 5).reshape(grid * grid, count, -1)
+
+
+def _join(cells: torch.Tensor, grid: int, channels: int) -> torch.Tensor:
+    """Return `[N, C, grid * s, grid * s]`: the inverse of `_cut`."""
+    count, side = cells.shape[1], round((cells.shape[2] / channels) ** 0.5)
+    apart = cells.view(grid, grid, count, channels, side, side)
+    return apart.permute(2, 3, 0, 4, 1, 5).reshape(count, channels, grid * side, grid * side)
+
+
+def _shrink(images: torch.Tensor, factor: int) -> torch.Tensor:
+    """Return the image averaged over squares, scaled so that squares keep their energy."""
+    return functional.avg_pool2d(images, factor) * factor if factor > 1 else images
+
+
+def _grow(images: torch.Tensor, factor: int) -> torch.Tensor:
+    """Return the smooth enlargement that `_shrink` undoes for slowly varying images."""
+    if factor == 1:
+        return images
+    return functional.interpolate(images / factor, scale_factor=factor, mode="bilinear")
+
+
+def patch_side(patch: int) -> int:
+    """Return the side at which a patch of `patch` pixels is described."""
+    return min(patch, MAX_SIDE)
+
+
+def describe(images: torch.Tensor, grid: int) -> torch.Tensor:
+    """Return `[grid * grid, N, D]` numbers per cell of `[N, C, H, W]`; `draw` goes back."""
+    patch = images.shape[-1] // grid
+    small = _shrink(images, patch // patch_side(patch))
+    if images.shape[1] == 1:
+        return _cut(small, grid)
+    opponent = torch.einsum("ij,njhw->nihw", small.new_tensor(_OPPONENT), small)
+    luminance, colour = opponent[:, :1], _shrink(opponent[:, 1:], COLOUR_POOL)
+    return torch.cat([_cut(luminance, grid), _cut(colour, grid)], dim=2)
+
+
+def draw(cells: torch.Tensor, grid: int, channels: int, patch: int) -> torch.Tensor:
+    """Return `[N, C, grid * patch, grid * patch]` of `[grid * grid, N, D]`."""
+    side = patch_side(patch)
+    luminance = _join(cells[:, :, : side * side], grid, 1)
+    if channels == 3:
+        colour = _grow(_join(cells[:, :, side * side :], grid, 2), COLOUR_POOL)
+        opponent = torch.cat([luminance, colour], dim=1)
+        luminance = torch.einsum("ij,nihw->njhw", cells.new_tensor(_OPPONENT), opponent)
+    return _grow(luminance, patch // side)
 
 
 class LinearPath(nn.Module):
-    """Linear patch encoder and overlapping linear decoder around a mean image.
+    """One basis per latent cell, used for reading and (transposed) for writing.
 
     Args:
-        channels: of the image.
-        latent: channels of the spatial latent.
+        channels: of the image, 1 or 3.
+        latent: latent numbers per cell.
         grid: cells along a side.
-        patch: side of a patch in pixels.
+        patch: side of a cell's patch in pixels.
     """
 
     def __init__(self, channels: int, latent: int, grid: int, patch: int) -> None:
         super().__init__()
         self.channels, self.grid, self.patch = channels, grid, patch
-        self.margin = patch // 2
-        window = patch + 2 * self.margin
-        self.mean_image = nn.Parameter(torch.full((1, channels, grid * patch, grid * patch), 0.5))
-        self.reader = nn.Parameter(torch.zeros(latent, channels * patch * patch))
-        self.writer = nn.Parameter(torch.zeros(latent, channels, window, window))
-        nn.init.orthogonal_(self.reader)
+        side = patch_side(patch)
+        numbers = side**2 + (2 * (side // COLOUR_POOL) ** 2 if channels == 3 else 0)
+        size = grid * patch
+        self.mean_image = nn.Parameter(torch.full((1, channels, size, size), 0.5))
+        self.basis = nn.Parameter(torch.empty(grid * grid, latent, numbers))
+        nn.init.normal_(self.basis, std=numbers**-0.5)
+        self.gain_in = nn.Parameter(torch.ones(grid * grid, 1, latent))
+        self.gain_out = nn.Parameter(torch.zeros(grid * grid, 1, latent))
 
     def read(self, centred: torch.Tensor) -> torch.Tensor:
-        """Return `[N * grid * grid, latent]` of images less their mean, `[N, C, H, W]`."""
-        return space_to_depth(centred, self.patch) @ self.reader_rows()
+        """Return latent `[N, grid * grid, latent]` of images less their mean, `[N, C, H, W]`."""
+        numbers = torch.bmm(describe(centred, self.grid), self.basis.transpose(1, 2))
+        return (numbers * self.gain_in).transpose(0, 1)
 
-    def reader_rows(self) -> torch.Tensor:
-        """Return the reader as `[patch * patch * C, latent]`, in the order of `space_to_depth`."""
-        cells = self.reader.view(-1, self.channels, self.patch * self.patch)
-        return cells.permute(2, 1, 0).reshape(-1, len(self.reader))
-
-    def write(self, rows: torch.Tensor, count: int) -> torch.Tensor:
-        """Return `[N, C, H, W]` of latent rows `[N * grid * grid, latent]`, the mean included."""
-        grid, half, channels = self.grid, self.margin, self.channels
-        windows = (rows @ self.writer.flatten(1)).view(
-            count, grid, grid, channels, 4, half, 4, half
-        )
-        canvas = rows.new_zeros(count, channels, grid + 1, 2, half, grid + 1, 2, half)
-        for down in (0, 1):
-            for right in (0, 1):
-                part = windows[:, :, :, :, 2 * down : 2 * down + 2, :, 2 * right : 2 * right + 2]
-                place = canvas[:, :, down : down + grid, :, :, right : right + grid]
-                place += part.permute(0, 3, 1, 4, 5, 2, 6, 7)
-        side = (grid + 1) * self.patch
-        inside = slice(half, side - half)
-        return canvas.view(count, channels, side, side)[:, :, inside, inside] + self.mean_image
+    def write(self, latent: torch.Tensor) -> torch.Tensor:
+        """Return `[N, C, H, W]` of latent `[N, grid * grid, latent]`, the mean included."""
+        cells = torch.bmm(latent.transpose(0, 1) * self.gain_out, self.basis)
+        return draw(cells, self.grid, self.channels, self.patch) + self.mean_image

@@ -17,14 +17,12 @@ import torch
 from numpy.typing import NDArray
 
 from mfm_core.augmentation import augment
-from mfm_core.autoencoder import Autoencoder
+from mfm_core.autoencoder import Autoencoder, Output
 from mfm_core.config import LearningConfig, TrainingConfig
 from mfm_core.dataset import ImageSet
 from mfm_core.errors import DataError
-from mfm_core.objective import TERM_NAMES, objective
-
-LINEAR_PATH_RATE = 0.1
-"""Learning rate of the linear path over that of the rest: its start is already good."""
+from mfm_core.objective import TERM_NAMES, Terms, objective
+from mfm_core.optimiser import FlatOptimiser
 
 
 @dataclass(frozen=True)
@@ -68,55 +66,6 @@ def shuffled_batches(
         queue = queue[batch_size:]
 
 
-def _parameter_groups(model: Autoencoder, config: TrainingConfig) -> list[dict[str, object]]:
-    """Return AdamW groups: decay only on weights, a small rate on the linear path."""
-    linear, decayed, plain = [], [], []
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if name.startswith("linear_path."):
-            linear.append(parameter)
-        elif parameter.ndim > 1 and name != "attention_logits":
-            decayed.append(parameter)
-        else:
-            plain.append(parameter)
-    groups: list[dict[str, object]] = [
-        {"params": decayed, "weight_decay": config.weight_decay, "rate": 1.0},
-        {"params": plain, "weight_decay": 0.0, "rate": 1.0},
-        {"params": linear, "weight_decay": 0.0, "rate": LINEAR_PATH_RATE},
-    ]
-    return [group for group in groups if group["params"]]
-
-
-class _Averages:
-    """The moving average of the weights, and of the proximal anchor's distance."""
-
-    def __init__(self, parameters: list[torch.nn.Parameter], proximal_mu: float) -> None:
-        self.parameters = parameters
-        self.proximal_mu = proximal_mu
-        self.mean = [parameter.detach().clone() for parameter in parameters]
-        self.anchor = [parameter.detach().clone() for parameter in parameters]
-
-    @torch.no_grad()
-    def pull(self) -> float:
-        """Add the FedProx gradient mu (w - w0); return the term mu/2 |w - w0|^2."""
-        apart = torch._foreach_sub(list(self.parameters), self.anchor)
-        gradients = [parameter.grad for parameter in self.parameters]
-        torch._foreach_add_(gradients, apart, alpha=self.proximal_mu)  # type: ignore[arg-type]
-        norms = torch.stack(torch._foreach_norm(apart))
-        return float(0.5 * self.proximal_mu * norms.square().sum())
-
-    @torch.no_grad()
-    def follow(self, decay: float) -> None:
-        """Move the average towards the weights."""
-        torch._foreach_lerp_(self.mean, list(self.parameters), 1.0 - decay)
-
-    @torch.no_grad()
-    def settle(self) -> None:
-        """Give the model the average."""
-        torch._foreach_copy_(list(self.parameters), self.mean)
-
-
 def train(  # noqa: PLR0913 - what differs from call to call stays visible as keywords
     model: Autoencoder,
     images: ImageSet,
@@ -153,67 +102,53 @@ def train(  # noqa: PLR0913 - what differs from call to call stays visible as ke
         raise DataError("training", ["the train split has no image; add images or leave the run"])
     if attention_stage not in {0, 1, 2}:
         raise ValueError(f"attention_stage is 0, 1 or 2, found {attention_stage}")
-    model.train()
     model.attention_logits.requires_grad_(attention_stage == 1)
+    rates = [learning_rate(learning.training, schedule, step) for step in range(steps)]
+    lesson = _Lesson(images, indices, learning, attention_stage)
     try:
-        totals = _run_steps(
-            _Site(images, indices, seed),
-            model,
-            learning,
-            schedule,
-            (steps, attention_stage),
-            proximal_mu,
-        )
+        totals = lesson.teach(model.train(), rates, seed, proximal_mu)
     finally:
         model.attention_logits.requires_grad_(False)
-        model.zero_grad(set_to_none=True)
         model.eval()
     return {name: value / max(1, steps) for name, value in totals.items()}
 
 
 @dataclass(frozen=True)
-class _Site:
+class _Lesson:
+    """What is learnt: images, which of them, how, and with which pixel weights."""
+
     images: ImageSet
     indices: NDArray[np.int64]
-    seed: int
+    learning: LearningConfig
+    stage: int
 
+    def teach(
+        self, model: Autoencoder, rates: list[float], seed: int, proximal_mu: float
+    ) -> dict[str, float]:
+        """Take one optimiser step per learning rate and return the summed terms."""
+        config = self.learning.training
+        generator = torch.Generator().manual_seed(seed)
+        shuffler = np.random.default_rng(seed)
+        batches = shuffled_batches(self.indices, config.batch_size, len(rates), shuffler)
+        totals = torch.zeros(len(TERM_NAMES), dtype=torch.float64)
+        proximal = 0.0
+        with FlatOptimiser(model, config, proximal_mu) as optimiser:
+            for step, (rate, batch) in enumerate(zip(rates, batches, strict=True)):
+                optimiser.clear()
+                terms = self._terms(model, batch, generator)
+                terms.loss.backward()  # type: ignore[no-untyped-call]
+                proximal += optimiser.step(rate, ema_decay(config.ema_decay, step))
+                totals += torch.stack(list(terms.named().values())).double()
+        named = dict(zip(TERM_NAMES, totals.tolist(), strict=True))
+        return {**named, "proximal": proximal} if proximal_mu > 0 else named
 
-def _run_steps(
-    site: _Site,
-    model: Autoencoder,
-    learning: LearningConfig,
-    schedule: Schedule,
-    plan: tuple[int, int],
-    proximal_mu: float,
-) -> dict[str, float]:
-    """Take the optimiser steps and return the summed terms."""
-    config, (steps, stage) = learning.training, plan
-    generator = torch.Generator().manual_seed(site.seed)
-    shuffler = np.random.default_rng(site.seed)
-    groups = _parameter_groups(model, config)
-    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    averages = _Averages(parameters, proximal_mu)
-    totals = torch.zeros(len(TERM_NAMES), dtype=torch.float64)
-    proximal = 0.0
-    batches = shuffled_batches(site.indices, config.batch_size, steps, shuffler)
-    for step, batch in enumerate(batches):
-        labels = torch.from_numpy(site.images.labels[batch])
-        changed, target = augment(site.images.batch(batch), learning.augmentation, generator)
-        output = model(changed, generator)
-        attention = (stage, model.attention_logits)
-        terms = objective(output, target, labels, learning.objective, attention)
-        optimiser.zero_grad(set_to_none=False)
-        terms.loss.backward()  # type: ignore[no-untyped-call]
-        if proximal_mu > 0:
-            proximal += averages.pull()
-        torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-        rate = learning_rate(config, schedule, step)
-        for group in optimiser.param_groups:
-            group["lr"] = rate * group["rate"]
-        optimiser.step()
-        averages.follow(ema_decay(config.ema_decay, step))
-        totals += torch.stack(list(terms.named().values())).double()
-    averages.settle()
-    named = dict(zip(TERM_NAMES, totals.tolist(), strict=True))
-    return {**named, "proximal": proximal} if proximal_mu > 0 else named
+    def _terms(
+        self, model: Autoencoder, batch: NDArray[np.int64], generator: torch.Generator
+    ) -> Terms:
+        """Return the terms of one batch, changed at random."""
+        labels = torch.from_numpy(self.images.labels[batch])
+        settings = self.learning.augmentation
+        changed, target = augment(self.images.batch(batch), settings, generator)
+        output: Output = model(changed, generator)
+        attention = (self.stage, model.attention_logits)
+        return objective(output, target, labels, self.learning.objective, attention)
