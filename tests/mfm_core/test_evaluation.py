@@ -124,6 +124,18 @@ def test_replicates_are_poisson_weights_of_whole_patients() -> None:
     np.testing.assert_array_equal(histogram.sum(axis=(2, 3)), np.repeat(weights[:, None], 3, 1))
 
 
+def test_intervals_lie_around_the_fine_value_where_the_coarse_bins_are_wide() -> None:
+    logits, labels = scores(15, images=3000, classes=2, gain=1.2)
+    logits = logits * 0.5 + np.array([0.0, 20.0])
+    total = alone(logits, labels, 200)
+    found = figures(total, 2)
+    coarse = total["histogram"].reshape(2, 2, 128, -1).sum(axis=-1).repeat(32, axis=-1) / 32
+    blurred = Sum({"histogram": coarse, "confusion": total["confusion"], "ssim": total["ssim"]})
+    estimate, width = found.macro_auc, found.macro_auc.high - found.macro_auc.low
+    assert abs(figures(blurred, 2).macro_auc.value - estimate.value) > 0.5 * width
+    assert (estimate.low + estimate.high) / 2 == pytest.approx(estimate.value, abs=0.25 * width)
+
+
 def test_draws_follow_the_seed() -> None:
     logits, labels = scores(5, images=200)
     one, same, other = (alone(logits, labels, 20, seed).flatten() for seed in (1, 1, 2))
@@ -175,13 +187,16 @@ def test_without_replicates_there_are_values_and_no_intervals() -> None:
 
 def test_absent_classes_are_none_and_leave_the_macro_alone() -> None:
     logits, labels = scores(8, classes=3)
-    logits = np.insert(logits, 1, -5.0, axis=1)
+    logits = np.insert(logits, 1, np.random.default_rng(0).normal(size=len(labels)), axis=1)
     labels = np.where(labels > 0, labels + 1, 0)
     found = figures(alone(logits, labels, 30), 4)
-    assert found.per_class[1].auc.value is None
+    assert (logits.argmax(axis=1) == 1).any()
+    assert found.per_class[1].auc.value is found.per_class[1].f1.value is None
     assert (found.per_class[1].n, found.per_class[1].rate) == (0, 0.0)
     kept = [row.auc.value for row in found.per_class if row.n]
     assert found.macro_auc.value == pytest.approx(np.mean(kept), abs=1e-6)
+    scores_f1 = [row.f1.value for row in found.per_class if row.n]
+    assert found.macro_f1.value == pytest.approx(np.mean(scores_f1), abs=1e-6)
     assert found.macro_auc.low < found.macro_auc.value < found.macro_auc.high
 
 
