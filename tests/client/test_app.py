@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,9 @@ from mfm_core.config import canonical_hash, dump_yaml
 from strategies import wire
 from strategies.answers import answer_of
 from strategies.code_hash import code_hash
-from strategies.plan import KINDS, MESSAGE_TYPES, Kind
+from strategies.plan import MESSAGE_TYPES, Kind
 from strategies.rounds import FAILED, REFUSED
 from tests.server.hospitals import RUN, lay_out, site_config
-
-WEIGHTS = 0.01
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +38,8 @@ def ask(
     folder: Path, kind: Kind, record: RecordDict | None = None, number: int = 0, site: int = 0
 ) -> Message:
     """Return the real app's reply to a message of a kind."""
-    sent = Message(message(folder, kind, number) if record is None else record, 5, MESSAGE_TYPES[kind],
-                   group_id=str(number))  # fmt: skip
+    content = message(folder, kind, number) if record is None else record
+    sent = Message(content, 5, MESSAGE_TYPES[kind], group_id=str(number))
     run_config = {"sites-folder": str(folder / "sites")}
     return app(sent, Context(1, 5, {"partition-id": site}, RecordDict(), run_config))
 
@@ -162,16 +159,3 @@ def test_small_cells_do_not_leave(folder: Path) -> None:
     _, payload = wire.decode(reply.content, expected)
     assert payload.total is not None and payload.total["suppressed"] == 2
     assert not payload.total["class.sum"].any() and not payload.total["second_moment"].any()
-
-
-def test_a_site_is_opened_once_and_its_pixels_decoded_once(folder: Path) -> None:
-    path = folder / "sites" / "0.yaml"
-    assert open_site(path) is open_site(path)
-    images = open_site(path).images
-    assert open_site(path).images is images
-    close_sites()
-    start = time.perf_counter()
-    again = open_site(path).images
-    assert np.array_equal(images.images, again.images)
-    assert time.perf_counter() - start < 5
-    assert set(KINDS) == set(MESSAGE_TYPES)

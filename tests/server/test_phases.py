@@ -1,0 +1,94 @@
+"""Each phase changes exactly what it should."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mfm_core.checkpoint import weight_schema
+from mfm_core.evaluation import metric_sum
+from mfm_core.head import SHRINKAGES
+from mfm_core.latent_sums import latent_sum
+from mfm_core.sums import Sum
+from server.phases import Heads, LatentSums, Training, first_state, model_with, new_model, phases_of
+from strategies.answers import answer_of, latent_size, training_sum, with_suppressed
+from strategies.collector import Pooled
+from strategies.plan import Step
+from strategies.strategy import RunState
+from tests.server.hospitals import RUN
+
+LATENT = latent_size(RUN)
+
+
+@pytest.fixture
+def released() -> RunState:
+    """Return a state with latent sums of two classes that are far apart."""
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 50)
+    mu = generator.normal(size=(100, LATENT))
+    mu[labels == 1, 0] += 6.0
+    views = np.zeros((100, 1), dtype=np.int64)
+    total = with_suppressed(latent_sum(mu, labels, views, np.arange(100), RUN.ontology), 0)
+    noted = {"north": {"suppressed_cells": 0}}
+    phase = LatentSums(RUN, Step("latent_sums"))
+    state, facts = phase.finish(first_state(RUN), Pooled(100, None, total, noted))
+    assert facts["patients_per_class"] == {"left": 50, "right": 50}
+    return state
+
+
+def test_the_first_state_is_the_seeded_model() -> None:
+    one, two = first_state(RUN), first_state(RUN)
+    assert one.weights.tobytes() == two.weights.tobytes()
+    other = first_state(RUN.model_copy(update={"seed": 6}))
+    assert one.weights.tobytes() != other.weights.tobytes()
+
+
+def test_hello_comes_first_and_every_request_matches_its_answer() -> None:
+    phases = phases_of(RUN)
+    assert phases[0].step == Step("hello")
+    state = first_state(RUN)
+    for phase in phases:
+        assert phase.answer(state) == answer_of(RUN, phase.step.kind)
+
+
+def test_training_is_fedavg_and_reports_validation_before_the_round() -> None:
+    state = first_state(RUN)
+    empty = metric_sum(np.zeros((0, 2)), np.zeros(0, int), np.zeros(0), np.zeros(0, int), 0, 0)
+    total = training_sum(empty, {"loss": 2.0}, 10)
+    update = np.full(len(state.weights), 0.5)
+    own = {"north": {"loss": {"loss": 2.0}, "val": {}}}
+    after, facts = Training(RUN, Step("train", 1)).finish(state, Pooled(10, update, total, own))
+    assert np.array_equal(after.weights, state.weights + np.float32(0.5))
+    assert after.server.rounds == 1 and facts["loss"] == {"loss": 2.0}
+    assert facts["val"] == {"macro_auc": None, "accuracy": None, "ssim": None}
+
+
+def test_the_best_candidate_becomes_the_head_and_nothing_else_changes(released: RunState) -> None:
+    phase = Heads(RUN, Step("heads"))
+    candidates = phase.candidates(released)
+    assert len(candidates) == 1 + len(SHRINKAGES)
+    answer = answer_of(RUN, "heads").total
+    assert answer is not None
+    shapes = dict(answer)
+    losses = np.full(shapes["cross_entropy"], 50.0)
+    losses[3] = 5.0
+    correct = np.zeros(len(candidates))
+    total = Sum({"cross_entropy": losses, "correct": correct, "images": np.array([10.0])})
+    after, facts = phase.finish(released, Pooled(10, None, total, {}))
+    assert facts["chosen_head"] == 3
+    changed, before = model_with(RUN, after.weights), model_with(RUN, released.weights)
+    weight = changed.head.weight.detach().numpy()
+    direction = candidates[3].weight / np.linalg.norm(candidates[3].weight)
+    assert np.allclose(weight / np.linalg.norm(weight), direction, atol=1e-6)
+    names = [name for name, _ in weight_schema(new_model(RUN))]
+    for name, one, two in zip(names, changed.parameters(), before.parameters(), strict=True):
+        assert name.startswith("head.") or bool((one == two).all())
+
+
+def test_without_validation_images_the_trained_head_stays(released: RunState) -> None:
+    schema = answer_of(RUN, "heads").total
+    assert schema is not None
+    nothing = Sum({name: np.zeros(shape) for name, shape in schema})
+    after, facts = Heads(RUN, Step("heads")).finish(released, Pooled(0, None, nothing, {}))
+    assert facts["chosen_head"] == 0
+    assert np.array_equal(after.weights, released.weights)
