@@ -5,7 +5,7 @@ the total. The score of class k is the one-vs-rest log-odds of the softmax, log 
 Bins are even in asinh((s - s0) / 0.1) over s0 +- 512, s0 = -log(K - 1) the log-odds of not
 knowing: fine where scores of an undecided model lie, wider where it is sure, so that one grid fits
 logits of any scale. With 4,096 bins the AUC is within 1e-3 (typically 1e-4) and the AP within 1e-2
-of the exact one unless all logits lie within about 0.02; scores within a bin count half, as ties do.
+of the exact one unless all logits lie within about 0.02; scores in one bin count half, as ties do.
 
 Intervals are 95 % percentiles of the Poisson bootstrap (Chamandy et al. 2012): each replicate gives
 each *patient* a weight drawn from Poisson(1), all the patient's images together. Sites draw on
