@@ -8,6 +8,7 @@ Nothing here crosses the hospital's boundary; reasons name no file and quote no 
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,9 +76,10 @@ def _require_pixels(dataset: Dataset) -> None:
     if len(dataset) == 0:  # pydicom drops all it has read when a compressed frame ends early
         raise unreadable("is cut off: the file ends inside its pixels; copy it again")
     if not any(keyword in dataset for keyword in _PIXELS):
-        if "Rows" in dataset:
-            raise unreadable("is cut off: the DICOM header describes pixels that are not there")
-        kind = str(dataset.get("Modality", "unknown kind"))[:16]
+        if "Rows" in dataset or _is_image_class(dataset):
+            raise unreadable("is cut off: a DICOM image whose pixels are not there")
+        modality = str(dataset.get("Modality"))
+        kind = modality if re.fullmatch("[A-Z]{2,16}", modality) else "unknown kind"
         raise unreadable(f"is a DICOM object without pixels ({kind}); leave it out")
     needed = ("Rows", "Columns", "PhotometricInterpretation", "SamplesPerPixel")
     missing = [keyword for keyword in needed if dataset.get(keyword) is None]
@@ -87,11 +89,20 @@ def _require_pixels(dataset: Dataset) -> None:
         raise unreadable(f"is larger than {MAX_PIXELS} pixels; reduce it first")
 
 
+def _is_image_class(dataset: Dataset) -> bool:
+    """Return whether the file's header announces an image object."""
+    header = getattr(dataset, "file_meta", None) or Dataset()
+    announced = header.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID")
+    return "Image Storage" in uid.UID(str(announced)).name
+
+
 def _stored_values(dataset: Dataset, index: int) -> Values:
     """Return `[H, W]` or `[H, W, 3]` (RGB) as stored, decompressed."""
     _complete_file_meta(dataset)
+    # The RLE plug-in panics (not an Exception) on damaged data; pydicom's own decoder raises.
+    rle = dataset.file_meta.TransferSyntaxUID == uid.RLELossless
     try:
-        return pixel_array(dataset, index=index)
+        return pixel_array(dataset, index=index, decoding_plugin="pydicom" if rle else "")
     except Exception as error:  # the plug-ins raise whatever they like
         if _repair_scan(dataset, index):
             return _decode_repaired(dataset)
@@ -114,7 +125,8 @@ def _reason(dataset: Dataset, error: Exception) -> str:
     syntax = dataset.file_meta.TransferSyntaxUID
     if not syntax.is_compressed and "less than expected" in str(error):
         return "is cut off: fewer pixels than the DICOM header says; copy it again"
-    if isinstance(error, NotImplementedError) or not syntax.is_transfer_syntax:
+    unsupported = isinstance(error, NotImplementedError) and syntax.is_compressed
+    if unsupported or not syntax.is_transfer_syntax:
         return f"has a DICOM coding that cannot be read here ({syntax.name}); decompress it first"
     return f"is damaged or cut off: its pixels cannot be decoded ({syntax.name})"
 

@@ -268,6 +268,9 @@ def test_reasons(tmp_path: Path) -> None:
     assert "cut off" in reason(path)
     for keyword in ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"):
         delattr(dataset, keyword)
+    dataset.save_as(path, enforce_file_format=True)
+    assert "cut off" in reason(path)  # the header still announces an image
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = uid.RTPlanStorage
     dataset.Modality = "RTPLAN"
     dataset.save_as(path, enforce_file_format=True)
     assert "without pixels (RTPLAN)" in reason(path)
@@ -287,6 +290,27 @@ def test_an_unknown_coding_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.dcm"
     dataset.save_as(path, enforce_file_format=True)
     assert "MPEG2" in reason(path)
+
+
+@pytest.mark.parametrize("syntax", [uid.RLELossless, uid.JPEG2000Lossless])
+def test_damaged_pixels_are_a_reason_or_a_picture(tmp_path: Path, syntax: uid.UID) -> None:
+    dataset = make(np.random.default_rng(0).integers(0, 999, (32, 32)).astype(np.uint16))
+    dataset.compress(syntax)
+    path = tmp_path / "a.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    content = path.read_bytes()
+    rng = np.random.default_rng(1)
+    refused = 0
+    for _ in range(40):
+        damaged = bytearray(content)
+        for place in rng.integers(len(content) - 1500, len(content), 20):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_image(path, IMAGE)
+        except DataError:
+            refused += 1
+    assert refused > 0
 
 
 def test_reasons_and_warnings_quote_no_patient(
