@@ -1,1 +1,1 @@
-"""The paper in code: model, training step, latent statistics, explanations. No Flower, no network."""
+"""The paper in code: model, training step, latent statistics, explanations. No Flower here."""

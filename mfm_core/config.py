@@ -11,10 +11,18 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mfm_core.errors import ConfigError
 
@@ -22,16 +30,30 @@ from mfm_core.errors import ConfigError
 class Part(BaseModel):
     """A frozen piece of configuration that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=64, strip_whitespace=True)]
+FieldName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,39}$")]
 
 
 class OntologyConfig(Part):
     """What the consortium calls its classes and attributes; order fixes every index."""
 
-    classes: tuple[str, ...] = Field(min_length=2, description="Class names; index = label.")
-    attributes: dict[str, tuple[str, ...]] = Field(
+    classes: tuple[Name, ...] = Field(min_length=2, description="Class names; index = label.")
+    attributes: dict[FieldName, tuple[Name, ...]] = Field(
         default_factory=dict, description="Attribute name to its values, e.g. view: [AP, PA]."
     )
+
+    @field_validator("classes", "attributes", mode="before")
+    @classmethod
+    def _yaml_words_are_text(cls, found: Any) -> Any:
+        words = [found] if not isinstance(found, dict) else list(found.values())
+        if any(isinstance(word, bool) for row in words if isinstance(row, list) for word in row):
+            raise ValueError(
+                "YAML reads yes, no, on and off as true or false; put quotes round them"
+            )
+        return found
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
@@ -57,8 +79,12 @@ class ModelConfig(Part):
     """Shape of the autoencoder (paper section 2.1; DESIGN: GroupNorm, spatial latent)."""
 
     stem: Literal[4, 8] = Field(4, description="Pixel-unshuffle factor of the first layer.")
-    widths: tuple[int, ...] = Field((64, 192, 512), description="Channels per stage.")
-    depths: tuple[int, ...] = Field((2, 3, 5), description="ShuffleNet units per stage.")
+    widths: tuple[Annotated[int, Field(ge=16, le=1024)], ...] = Field(
+        (64, 192, 512), min_length=1, max_length=4, description="Channels per stage."
+    )
+    depths: tuple[Annotated[int, Field(ge=1, le=16)], ...] = Field(
+        (2, 3, 5), min_length=1, max_length=4, description="ShuffleNet units per stage."
+    )
     groups: int = Field(4, ge=1, le=8, description="Groups of the pointwise convolutions.")
     bottleneck: float = Field(0.5, gt=0, le=1, description="Inner width over outer width.")
     norm_channels: int = Field(16, ge=4, description="Channels per GroupNorm group.")
@@ -69,6 +95,12 @@ class ModelConfig(Part):
     def _stages_agree(self) -> Self:
         if len(self.widths) != len(self.depths):
             raise ValueError("widths and depths need the same number of stages")
+        if bad := [
+            w for w in self.widths if w % self.groups or int(w * self.bottleneck) % self.groups
+        ]:
+            raise ValueError(
+                f"widths {bad} and their inner widths must divide into {self.groups} groups"
+            )
         return self
 
 
@@ -84,7 +116,7 @@ class ObjectiveConfig(Part):
 
     beta: float = Field(0.003, ge=0, le=1, description="Weight of the KL term per latent number.")
     class_weight: float = Field(0.5, ge=0, description="Weight of the cross-entropy term.")
-    label_smoothing: float = Field(0.05, ge=0, lt=0.5)
+    label_smoothing: float = Field(0.05, ge=0, lt=0.5, description="Share given to other classes.")
     attention: AttentionConfig = AttentionConfig()
 
 
@@ -106,10 +138,10 @@ class AugmentationConfig(Part):
 class TrainingConfig(Part):
     """The local optimiser: AdamW under one cosine over all rounds."""
 
-    batch_size: int = Field(32, ge=2, le=512)
+    batch_size: int = Field(32, ge=2, le=512, description="Images per optimiser step.")
     steps_per_round: int = Field(40, ge=1, description="Optimiser steps of a site per round.")
-    learning_rate: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
+    learning_rate: float = Field(2e-3, gt=0, description="Peak of the cosine.")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW; norms and biases are left out.")
     warmup_steps: int = Field(5, ge=0, description="Linear warm-up at the start of each round.")
     ema_decay: float = Field(0.995, ge=0, lt=1, description="Ceiling of the ramped EMA of weights.")
     max_grad_norm: float = Field(1.0, gt=0, description="Clip of the whole gradient's norm.")
@@ -126,8 +158,8 @@ class LearningConfig(Part):
 class ColumnsConfig(Part):
     """Which column of a manifest holds what."""
 
-    file: str = "file"
-    label: str = "label"
+    file: str = Field("file", description="File name, relative to the root.")
+    label: str = Field("label", description="Label, in the site's own words.")
     patient: str = Field(
         "patient_id", description="Patient, or group of images that belong together."
     )
@@ -152,11 +184,18 @@ class DataConfig(Part):
         default_factory=dict,
         description="Site's label to class; None drops the row; '*' is the rest.",
     )
-    attribute_mapping: dict[str, dict[str, str | None]] = Field(default_factory=dict)
-    frame: int | Literal["middle"] = Field("middle", description="Frame of a multi-frame DICOM.")
-    val_fraction: float = Field(0.1, ge=0, lt=0.5)
-    test_fraction: float = Field(0.2, ge=0, lt=0.8)
-    split_seed: int = 0
+    attribute_mapping: dict[str, dict[str, str | None]] = Field(
+        default_factory=dict,
+        description="Per attribute: site's word to value; None is unknown; '*' is the rest.",
+    )
+    frame: Annotated[int, Field(ge=0)] | Literal["middle"] = Field(
+        "middle", description="Frame of a multi-frame DICOM, from 0."
+    )
+    val_fraction: float = Field(
+        0.1, ge=0, lt=0.5, description="Share of patients, no split column."
+    )
+    test_fraction: float = Field(0.2, ge=0, lt=0.8, description="Share of patients, likewise.")
+    split_seed: int = Field(0, ge=0, description="Seed of the split by patient.")
 
     @model_validator(mode="after")
     def _something_is_left_to_train(self) -> Self:
@@ -168,13 +207,27 @@ class DataConfig(Part):
 AnyPart = TypeVar("AnyPart", bound=BaseModel)
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error, not a silent overwrite."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping; raises YAMLError for a key that stands twice."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := sorted({str(key) for key in keys if keys.count(key) > 1}):
+            line = node.start_mark.line + 1
+            raise yaml.YAMLError(f"{', '.join(twice)} stands twice in the block at line {line}")
+        return super().construct_mapping(node, deep)
+
+
 def problems_of(error: ValidationError) -> list[str]:
     """Return one line per problem: dotted path, what is wrong, what was found."""
     lines = []
     for item in error.errors():
         path = ".".join(str(step) for step in item["loc"]) or "(file)"
         message = item["msg"].removeprefix("Value error, ")
-        found = "" if item["type"] in ("missing", "value_error") else f" (found {item['input']!r})"
+        found = f" (found {repr(item['input'])[:80]})"
+        if item["type"] in ("missing", "value_error"):
+            found = ""
         if item["type"] == "extra_forbidden":
             message, found = "unknown key; remove it or correct its spelling", ""
         lines.append(f"{path}: {message}{found}")
@@ -188,12 +241,12 @@ def load_yaml(path: Path, part: type[AnyPart]) -> AnyPart:
         ConfigError: the file is missing, is not YAML or has wrong fields; all are listed.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except OSError as error:
         reason = f"cannot be read ({error.strerror}); check the path"
         raise ConfigError(str(path), [reason]) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [f"is not YAML: {error}"]) from None
+        raise ConfigError(str(path), [f"is not readable YAML: {error}"]) from None
     if not isinstance(content, dict):
         raise ConfigError(str(path), ["expected a mapping of keys to values at the top"])
     try:

@@ -16,7 +16,9 @@ from mfm_core.config import ImageConfig, LearningConfig, ModelConfig, OntologyCo
 class AggregationConfig(Part):
     """How site updates become the next global model."""
 
-    kind: Literal["fedavg", "fedprox", "fedadam", "fedyogi"] = "fedavg"
+    kind: Literal["fedavg", "fedprox", "fedadam", "fedyogi"] = Field(
+        "fedavg", description="Formula of the next global model."
+    )
     proximal_mu: float = Field(0.0, ge=0, description="FedProx: weight of the proximal term.")
     server_learning_rate: float = Field(0.01, gt=0, description="FedAdam, FedYogi: eta.")
     beta_1: float = Field(0.9, ge=0, lt=1, description="FedAdam, FedYogi.")
@@ -47,7 +49,7 @@ class RunConfig(Part):
     """One agreed federated run."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$", description="Short name of the run.")
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything random in the run.")
     rounds: int = Field(20, ge=1, le=10_000, description="Training rounds.")
     ontology: OntologyConfig
     image: ImageConfig = ImageConfig()
