@@ -210,7 +210,7 @@ def split_patients(study: StudyConfig, table: Table) -> Integers:
     """Return `[N]` the split of every row; no patient (or group) is divided.
 
     Raises:
-        DataError: no row is left, or a split column divides patients or is empty.
+        DataError: no row is left.
     """
     if len(table) == 0:
         raise DataError("study", ["no image is left; check where and label_mapping"])
@@ -220,14 +220,6 @@ def split_patients(study: StudyConfig, table: Table) -> Integers:
         return grouped_split(table.labels, groups, fractions, seed)
     if isinstance(rule, FoldSplit):
         return _fold_splits(rule, table.labels, groups, seed)
-    divided = [
-        f"patient or group {table.patients[int(np.flatnonzero(groups == group)[0])]!r}: has images "
-        f"in several splits of column {rule.column!r}; a patient belongs to one"
-        for group in np.unique(groups)
-        if len(np.unique(table.splits[groups == group])) > 1
-    ]
-    if divided:
-        raise DataError("split", divided)
     return table.splits
 
 

@@ -12,13 +12,15 @@ import multiprocessing
 import os
 import signal
 import sys
+import traceback
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mfm_core.config import load_yaml
-from mfm_core.errors import RunFailed
+from mfm_core.errors import MfmError, RunFailed
 from simulation.config import StudyConfig
 from simulation.progress import Display, Step
 from strategies.config import RunConfig
@@ -97,6 +99,17 @@ def run_job(job: Job) -> Path:
     return job.result
 
 
+def _try_job(job: Job) -> str:
+    """Run a job; return what went wrong as text, because not every error can be pickled."""
+    try:
+        run_job(job)
+    except MfmError as error:
+        return str(error)
+    except Exception:
+        return traceback.format_exc()
+    return ""
+
+
 def run_jobs(jobs: list[Job], workers: int, display: Display) -> list[dict[str, Any]]:
     """Run what is not finished yet; return all results, in the order of `jobs`.
 
@@ -124,13 +137,15 @@ def run_jobs(jobs: list[Job], workers: int, display: Display) -> list[dict[str, 
 
 
 def _collect(pool: ProcessPoolExecutor, jobs: list[Job], total: int, display: Display) -> None:
-    pending = {pool.submit(run_job, job): job for job in jobs}
+    pending = {pool.submit(_try_job, job): job for job in jobs}
     done = total - len(jobs)
     for future in as_completed(pending):
         job = pending[future]
         try:
-            future.result()
-        except Exception as error:
-            raise RunFailed(f"baseline {job.result.stem} failed: {error!r}") from error
+            problem = future.result()
+        except BrokenProcessPool:
+            problem = "its process ended abruptly; is there enough memory?"
+        if problem:
+            raise RunFailed(f"baseline {job.result.stem} failed: {problem}")
         done += 1
         display.show(Step("baselines", done, total, job.result.stem))
