@@ -56,8 +56,8 @@ def test_every_outcome_by_name() -> None:
         2: answering,
         3: failing(REFUSED, "limit"),
         4: failing(FAILED, "data"),
-        5: failing(2, "Traceback: /home/hospital/patient_7.png"),
-        6: failing(FAILED, "Patient Doe at /home"),
+        5: failing(2, "Traceback: images/patient_7.png"),
+        6: failing(FAILED, "Patient 7 in bed 3"),
         7: silent,
     }
     names = dict(zip(nodes, "abcdefg", strict=True))
