@@ -32,7 +32,7 @@ def status(
     run_folder: Annotated[Path, typer.Argument(help="Folder of the run.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show how far a run is and which sites answered what."""
+    """Show how far the run in RUN_FOLDER is and which sites answered what."""
     found = read_status(run_folder)
     if as_json:
         print(json.dumps(found, indent=1))
