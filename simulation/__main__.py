@@ -231,11 +231,16 @@ def phantoms(
 
 
 @app.command()
-def bench(as_json: AsJson = False) -> None:
+def bench(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer rounds, without a simulated run.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Measure the hot paths on this machine."""
     from simulation.benchmark import run_benchmark
 
-    run_benchmark(as_json=as_json)
+    run_benchmark(as_json=as_json, quick=quick)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

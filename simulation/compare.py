@@ -126,7 +126,7 @@ def draw_comparison(lines: Sequence[Line], path: Path) -> Path:
         colour = colours.get(line.kind, "#b8860b")
         if line.low is not None and line.high is not None:
             axes.hlines(place, line.low, line.high, color=colour, linewidth=2)
-        axes.plot([line.auc], [place], "o", color=colour)
+        axes.plot(line.auc, place, "o", color=colour)
     axes.set_yticks(range(len(drawn)), [f"{line.run}: {line.model}" for line in reversed(drawn)])
     axes.set_xlabel("macro AUC on the pooled test images, 95 % interval by patient")
     axes.grid(axis="x", alpha=0.3)
