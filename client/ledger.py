@@ -1,0 +1,65 @@
+"""The outbox ledger for a reader: what left, when and how much, and whether the list is whole.
+
+What crosses the hospital's boundary: nothing; `outbox` writes the ledger, this only reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from client.config import load_site_config
+from client.outbox import read_ledger, verify
+from client.site import LEDGER
+
+
+@dataclass(frozen=True)
+class OutboxReading:
+    """A ledger that was read and checked.
+
+    Attributes:
+        path: the file.
+        lines: one record each, oldest first; empty when a line is not JSON.
+        problems: what is wrong with the chain; empty when it is whole.
+    """
+
+    path: Path
+    lines: list[dict[str, Any]]
+    problems: tuple[str, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that left in all."""
+        return sum(int(line.get("bytes", 0)) for line in self.lines)
+
+
+def read_outbox(site: Path) -> OutboxReading:
+    """Return the ledger of the site whose settings lie at `site` (site.yaml).
+
+    Raises:
+        ConfigError: the settings cannot be read.
+    """
+    path = load_site_config(site).state_folder / LEDGER
+    problems = verify(path)
+    try:
+        lines = read_ledger(path)
+    except ValueError:
+        lines = []
+    return OutboxReading(path, lines, problems)
+
+
+def table_of(read: OutboxReading) -> str:
+    """Return the ledger as lines of text, a summary last."""
+    rows = [f"{'time':24}  {'run':12}  {'round':>5}  {'kind':14}  {'images':>7}  {'bytes':>10}"]
+    for line in read.lines:
+        rows.append(
+            f"{str(line.get('time', ''))[:24]:24}  {str(line.get('run', ''))[:12]:12}  "
+            f"{line.get('round', ''):>5}  {line.get('kind', ''):14}  "
+            f"{line.get('images', ''):>7}  {line.get('bytes', ''):>10}"
+        )
+    if not read.lines and not read.problems:
+        rows = [f"Nothing has left this site yet ({read.path})."]
+    rows += [f"PROBLEM: {problem}" for problem in read.problems]
+    state = "the list is NOT whole" if read.problems else "the list is whole"
+    return "\n".join([*rows, f"{len(read.lines)} records, {read.bytes} bytes; {state}."])

@@ -1,0 +1,86 @@
+"""Writes a run's two files for readers: results.json for programs, report.html for people.
+
+The page is one file: styles and pictures are inside, there is no script and nothing is fetched,
+so it opens on a hospital's machine without a network, prints and reads on a phone. Every name
+that came from a configuration is escaped. The keys of results.json are explained in RESULTS.md.
+What crosses the hospital's boundary: nothing here; a report with pictures of real patients must
+stay where the images are, one made by the coordinator holds released figures only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from mfm_core.gallery import Pictures
+from mfm_core.report_page import page_of
+
+RESULTS, REPORT = "results.json", "report.html"
+
+
+def write_report(folder: Path, results: Mapping[str, Any], pictures: Pictures) -> Path:
+    """Write results.json and report.html into a run's folder; return the path of the page.
+
+    Args:
+        folder: the run folder; settings are shown from its run.yaml when `results` has none.
+        results: as RESULTS.md describes; a missing key leaves its section out with a sentence.
+        pictures: what to draw; `Pictures()` where there are no images.
+    """
+    clean = finite(results)
+    settings = clean.get("settings") or _read_settings(folder / "run.yaml")
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html.j2").render(page_of(clean, pictures, settings))
+    write_results(folder, clean)
+    return _write(folder / REPORT, page)
+
+
+def write_results(folder: Path, results: Mapping[str, Any]) -> Path:
+    """Write results.json: keys sorted, floats of six digits, null where a number is undefined."""
+    text = json.dumps(finite(results), indent=2, sort_keys=True, ensure_ascii=False)
+    return _write(folder / RESULTS, text + "\n")
+
+
+def finite(value: Any) -> Any:
+    """Return plain JSON values: floats rounded to six digits, None for NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if hasattr(value, "tolist"):
+        return finite(value.tolist())
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    return value
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """Return the agreed run as it lies in the folder, or nothing."""
+    if not path.is_file():
+        return {}
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return content if isinstance(content, dict) else {}
+
+
+def _write(path: Path, text: str) -> Path:
+    """Write a text file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

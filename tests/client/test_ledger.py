@@ -1,0 +1,78 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from client.__main__ import call
+from client.config import LimitsConfig
+from client.ledger import read_outbox, table_of
+from client.outbox import Outbox
+from mfm_core.sums import Sum
+from strategies import wire
+from strategies.answers import Answer
+
+
+@pytest.fixture
+def site(tmp_path) -> Path:
+    path = tmp_path / "site.yaml"
+    settings = {
+        "name": "north",
+        "data": {"root": "images"},
+        "limits": {"accepted_runs": ["any"]},
+        "state_folder": "state",
+    }
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return path
+
+
+def send(site: Path, times: int) -> Path:
+    """Let something leave through the real outbox; return the ledger."""
+    ledger = site.parent / "state" / "outbox.jsonl"
+    outbox = Outbox(ledger, LimitsConfig(accepted_runs=("any",)))
+    total = Sum({"class.count": np.array([3.0, 4.0])})
+    for _ in range(times):
+        header = wire.Header("latent_sums", 0, "a" * 64, "b" * 64, site="north", num_images=7)
+        outbox.release(header, wire.Payload(None, total), (), Answer(False, total.schema))
+    return ledger
+
+
+def test_what_left_is_listed_with_its_size(site):
+    send(site, 2)
+    read = read_outbox(site)
+    assert len(read.lines) == 2 and not read.problems and read.bytes > 0
+    table = table_of(read)
+    assert table.count("latent_sums") == 2
+    assert table.endswith(f"2 records, {read.bytes} bytes; the list is whole.")
+
+
+def test_an_empty_ledger_says_so(site, capsys):
+    assert call(["ledger", "--config", str(site)]) == 0
+    assert "Nothing has left this site yet" in capsys.readouterr().out
+
+
+def test_json_holds_lines_and_problems(site, capsys):
+    send(site, 1)
+    assert call(["ledger", "--config", str(site), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["lines"][0]["images"] == 7 and content["problems"] == []
+
+
+def test_an_edited_line_is_a_problem_and_code_1(site, capsys):
+    ledger = send(site, 2)
+    ledger.write_text(ledger.read_text().replace('"images": 7', '"images": 1', 1))
+    assert call(["ledger", "--config", str(site)]) == 1
+    printed = capsys.readouterr().out
+    assert "PROBLEM: line 1" in printed and "NOT whole" in printed
+
+
+def test_a_line_that_is_not_json_is_a_problem(site, capsys):
+    send(site, 1).write_text("scribble\n")
+    assert call(["ledger", "--config", str(site), "--json"]) == 1
+    assert "not JSON" in json.loads(capsys.readouterr().out)["problems"][0]
+
+
+def test_settings_that_cannot_be_read_are_code_1(tmp_path, capsys):
+    assert call(["ledger", "--config", str(tmp_path / "none.yaml")]) == 1
+    assert "check the path" in capsys.readouterr().err

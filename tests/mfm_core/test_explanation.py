@@ -1,0 +1,180 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mfm_core.checkpoint import encoder_hash
+from mfm_core.errors import CheckpointError, DataError
+from mfm_core.explanation import (
+    ALPHAS,
+    class_shift,
+    decode_class_means,
+    explanation_scores,
+)
+from tests.mfm_core.blob_world import CLASSES, SIDE, blob_world
+
+
+def test_frames_are_the_decoded_latents_of_equation_1():
+    world = blob_world()
+    image = world.image(world.first(0))
+    sweep = class_shift(world.model, world.atlas, image, "left blob")
+    with torch.no_grad():
+        z, _ = world.model.encode(torch.from_numpy(image)[None])
+        axis = torch.from_numpy(world.atlas.class_axis("left blob")).float()
+        wanted = world.model.decode(z + 1.2 * axis).clamp(0, 1)[0]
+        mu, _ = world.model.encode(wanted[None])
+        again = world.model.classify(mu).softmax(dim=1)[0]
+    at = int(np.argmin(np.abs(sweep.alphas - 1.2)))
+    assert np.allclose(sweep.images[at], wanted.numpy(), atol=1e-5)
+    assert np.allclose(sweep.probabilities_reencoded[at], again.numpy(), atol=1e-4)
+    assert np.allclose(sweep.original, image)
+
+
+def test_shapes_ranges_and_zero_is_added():
+    world = blob_world()
+    image = world.image(world.first(1))
+    sweep = class_shift(world.model, world.atlas, image, "clear", alphas=(2.0, -1.0))
+    assert sweep.alphas.tolist() == [-1.0, 0.0, 2.0]
+    assert sweep.images.shape == (3, 1, SIDE, SIDE)
+    assert sweep.images.min() >= 0 and sweep.images.max() <= 1
+    assert np.allclose(sweep.probabilities_direct.sum(axis=1), 1)
+    assert np.allclose(sweep.probabilities_reencoded.sum(axis=1), 1)
+
+
+def test_moving_towards_a_class_makes_the_redrawn_image_read_as_it():
+    world = blob_world()
+    sweep = class_shift(world.model, world.atlas, world.image(world.first(0)), "right blob")
+    assert sweep.says(sweep.zero) == "clear"
+    assert sweep.says(len(ALPHAS) - 1) == "right blob"
+    assert sweep.score.spearman == pytest.approx(1.0)
+    assert sweep.score.flip_alpha is not None and sweep.score.flip_alpha > 0
+
+
+def test_versus_moves_away_from_that_class_alone():
+    world = blob_world()
+    image = world.image(world.first(1))
+    alone = class_shift(world.model, world.atlas, image, "right blob", "left blob")
+    left = (slice(None), slice(0, SIDE // 2))
+    changed = alone.images[-1, 0] - alone.reconstruction[0]
+    assert alone.versus == "left blob"
+    assert changed[left].mean() < 0 < changed[:, SIDE // 2 :].mean()
+
+
+def test_the_direct_curve_is_monotone_even_where_the_drawing_says_nothing(monkeypatch):
+    world = blob_world()
+    blank = torch.full((1, 1, SIDE, SIDE), 0.5)
+    monkeypatch.setattr(world.model, "decode", lambda latent: blank.expand(len(latent), -1, -1, -1))
+    sweep = class_shift(world.model, world.atlas, world.image(world.first(0)), "left blob")
+    assert np.all(np.diff(sweep.probabilities_direct[:, 1]) > 0)
+    assert sweep.score.spearman == 0 and sweep.score.flip_alpha is None
+
+
+def test_the_model_keeps_its_mode_and_weights():
+    world = blob_world()
+    before = encoder_hash(world.model)
+    world.model.train()
+    class_shift(world.model, world.atlas, world.image(0), "clear")
+    assert world.model.training and encoder_hash(world.model) == before
+    world.model.eval()
+
+
+def test_an_atlas_of_another_encoder_is_refused():
+    world = blob_world()
+    other = replace(world.atlas, encoder_hash="0" * 64)
+    for ask in (
+        lambda: class_shift(world.model, other, world.image(0), "clear"),
+        lambda: decode_class_means(world.model, other),
+        lambda: explanation_scores(world.model, other, world.images, np.arange(3)),
+    ):
+        with pytest.raises(CheckpointError, match="same run"):
+            ask()
+
+
+def test_all_problems_are_named_at_once():
+    world = blob_world()
+    wrong = np.zeros((3, 16, 16), dtype=np.float32)
+    with pytest.raises(DataError) as caught:
+        class_shift(world.model, world.atlas, wrong, "tumour", "cyst", alphas=(9.0,))
+    text = str(caught.value)
+    assert len(caught.value.problems) == 4
+    assert all(word in text for word in ("tumour", "cyst", "left blob", "alpha 9", "(1, 32, 32)"))
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda image: image * np.nan, "finite"),
+        (lambda image: image * 255, r"\[0, 1\]"),
+        (lambda image: image[:, :16], "shape"),
+    ],
+)
+def test_unusable_images_are_refused(change, word):
+    world = blob_world()
+    with pytest.raises(DataError, match=word):
+        class_shift(world.model, world.atlas, change(world.image(0)), "clear")
+
+
+@pytest.mark.parametrize("alphas", [(float("nan"),), (4.01,), (-5.0, 1.0), (0.0,), ()])
+def test_alphas_out_of_range_or_missing_are_refused(alphas):
+    world = blob_world()
+    with pytest.raises(DataError, match="alpha"):
+        class_shift(world.model, world.atlas, world.image(0), "clear", alphas=alphas)
+
+
+def test_the_same_class_twice_and_a_class_without_images_are_refused():
+    world = blob_world(empty_class=True)
+    with pytest.raises(DataError, match="two different classes"):
+        class_shift(world.model, world.atlas, world.image(0), "clear", "clear")
+    with pytest.raises(DataError, match="no images"):
+        class_shift(world.model, world.atlas, world.image(0), "never seen")
+
+
+def test_a_latent_that_is_not_finite_is_refused():
+    broken = blob_world.__wrapped__()
+    with torch.no_grad():
+        for weight in broken.model.parameters():
+            weight.fill_(float("nan"))
+    atlas = replace(broken.atlas, encoder_hash=encoder_hash(broken.model))
+    with pytest.raises(DataError, match="undamaged model"):
+        class_shift(broken.model, atlas, broken.image(0), "clear")
+
+
+def test_decoded_class_means_look_like_their_class():
+    world = blob_world(empty_class=True)
+    means = decode_class_means(world.model, world.atlas)
+    assert means.shape == (4, 1, SIDE, SIDE)
+    assert means[1, 0, 16, 8] > means[0, 0, 16, 8] + 0.15
+    assert means[2, 0, 16, 24] > means[0, 0, 16, 24] + 0.15
+    assert np.isnan(means[3]).all()
+
+
+def test_scores_reach_the_goals_in_a_world_where_the_model_is_faithful():
+    world = blob_world(empty_class=True)
+    rows = world.images.select("test")
+    scores = explanation_scores(world.model, world.atlas, world.images, rows, world.masks, 4)
+    assert [row["class"] for row in scores] == [*CLASSES, "never seen"]
+    for row in scores[:3]:
+        assert row["n"] == 8
+        assert row["spearman"] >= 0.95 and row["strictly_monotone"] >= 0.9
+        assert row["flip_rate"] >= 0.9 and 0 < row["flip_alpha"] <= 2
+        assert row["cycle"] <= 0.15 and row["ssim"] >= 0.8
+    assert scores[0]["n_masks"] == 0 and scores[0]["iou"] is None
+    for row in scores[1:3]:
+        assert row["n_masks"] == 4 and row["iou"] > 0.3 and row["pointing"] == 1.0
+    assert scores[3]["n"] == 0 and scores[3]["spearman"] is None
+
+
+def test_scores_fall_when_masks_lie_elsewhere():
+    world = blob_world()
+    rows = world.images.select("test")
+    away = np.roll(world.masks, 16, axis=2)
+    scores = explanation_scores(world.model, world.atlas, world.images, rows, away, 4)
+    assert all(row["iou"] < 0.3 for row in scores[1:])
+
+
+def test_no_images_give_empty_scores():
+    world = blob_world()
+    none = np.zeros(0, dtype=np.int64)
+    scores = explanation_scores(world.model, world.atlas, world.images, none)
+    assert all(row["n"] == 0 and row["flip_rate"] is None for row in scores)
