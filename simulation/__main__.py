@@ -243,8 +243,12 @@ def bench(
     run_benchmark(as_json=as_json, quick=quick)
 
 
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM. No KeyboardInterrupt, which typer turns into an exit code of its own."""
+
+
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    raise Interrupted
 
 
 def call(arguments: list[str] | None = None) -> int:
@@ -260,7 +264,7 @@ def call(arguments: list[str] | None = None) -> int:
     except MfmError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except Interrupted:
         print("Interrupted; everything was stopped. The same command goes on.", file=sys.stderr)
         return 3
     except Exception:
@@ -271,7 +275,8 @@ def call(arguments: list[str] | None = None) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     sys.exit(call())
 
 

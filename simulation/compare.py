@@ -119,15 +119,15 @@ def draw_comparison(lines: Sequence[Line], path: Path) -> Path:
     from matplotlib.figure import Figure
 
     colours = {"federated": "#b2182b", "pooled": "#2166ac", "local": "#7f7f7f"}
-    drawn = [line for line in lines if line.auc is not None]
+    drawn = [(line, line.auc) for line in reversed(lines) if line.auc is not None]
     figure = Figure(figsize=(8.0, 1.2 + 0.32 * len(drawn)), layout="constrained")
     axes = figure.subplots()
-    for place, line in enumerate(reversed(drawn)):
+    for place, (line, auc) in enumerate(drawn):
         colour = colours.get(line.kind, "#b8860b")
         if line.low is not None and line.high is not None:
             axes.hlines(place, line.low, line.high, color=colour, linewidth=2)
-        axes.plot(line.auc, place, "o", color=colour)
-    axes.set_yticks(range(len(drawn)), [f"{line.run}: {line.model}" for line in reversed(drawn)])
+        axes.plot(auc, place, "o", color=colour)
+    axes.set_yticks(range(len(drawn)), [f"{line.run}: {line.model}" for line, _ in drawn])
     axes.set_xlabel("macro AUC on the pooled test images, 95 % interval by patient")
     axes.grid(axis="x", alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)

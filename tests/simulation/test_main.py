@@ -2,6 +2,9 @@
 
 import csv
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,3 +111,23 @@ def test_help_of_every_command_is_there(capsys: pytest.CaptureFixture[str]) -> N
     for command in ("run", "check", "compare", "bench", "new", "phantoms"):
         assert call([command, "--help"]) == 0
         assert command in capsys.readouterr().out
+
+
+def test_sigterm_ends_with_code_3_and_plain_words(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from simulation import __main__ as m, study; "
+        "study.run_study = lambda *_: (print('started', flush=True), time.sleep(60)); "
+        "sys.argv = sys.argv[:1] + ['run', sys.argv[1], '--out', sys.argv[2]]; m.main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(write_study(tmp_path)), str(tmp_path / "runs")],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "started\n"
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 3
+    assert "Interrupted" in error and "Traceback" not in error
