@@ -29,6 +29,7 @@ from mfm_core.blocks import (
     to_rows,
 )
 from mfm_core.config import ImageConfig, ModelConfig
+from mfm_core.errors import ConfigError
 from mfm_core.linear_path import LinearPath
 
 LOGVAR_RANGE = (-9.0, 2.0)
@@ -55,8 +56,16 @@ class Output(NamedTuple):
 
 
 def latent_grid(model: ModelConfig, image: ImageConfig) -> int:
-    """Return the side of the spatial latent: size / (stem * 2^(stages - 1))."""
-    return int(image.size_px // (model.stem * 2 ** (len(model.widths) - 1)))
+    """Return the side of the spatial latent: size / (stem * 2^(stages - 1)).
+
+    Raises:
+        ConfigError: the image's side is no multiple of stem * 2^(stages - 1).
+    """
+    reduction = model.stem * 2 ** (len(model.widths) - 1)
+    if image.size_px % reduction:
+        problem = f"size_px is {image.size_px}, but stem and stages need a multiple of {reduction}"
+        raise ConfigError("image", [problem])
+    return image.size_px // reduction
 
 
 def _units(width: int, depth: int, model: ModelConfig) -> list[nn.Module]:

@@ -80,10 +80,10 @@ class ModelConfig(Part):
 
     stem: Literal[4, 8] = Field(4, description="Pixel-unshuffle factor of the first layer.")
     widths: tuple[Annotated[int, Field(ge=16, le=1024)], ...] = Field(
-        (64, 192, 512), min_length=1, max_length=4, description="Channels per stage."
+        (64, 128, 384), min_length=1, max_length=4, description="Channels per stage."
     )
     depths: tuple[Annotated[int, Field(ge=1, le=16)], ...] = Field(
-        (2, 3, 5), min_length=1, max_length=4, description="ShuffleNet units per stage."
+        (1, 2, 4), min_length=1, max_length=4, description="ShuffleNet units per stage."
     )
     groups: int = Field(4, ge=1, le=8, description="Groups of the pointwise convolutions.")
     bottleneck: float = Field(0.5, gt=0, le=1, description="Inner width over outer width.")
@@ -95,11 +95,11 @@ class ModelConfig(Part):
     def _stages_agree(self) -> Self:
         if len(self.widths) != len(self.depths):
             raise ValueError("widths and depths need the same number of stages")
-        if bad := [
-            w for w in self.widths if w % self.groups or int(w * self.bottleneck) % self.groups
-        ]:
+        pieces = self.groups**2
+        if bad := [w for w in self.widths if w % pieces or int(w * self.bottleneck) % pieces]:
             raise ValueError(
-                f"widths {bad} and their inner widths must divide into {self.groups} groups"
+                f"widths {bad} and their inner widths must be multiples of groups x groups "
+                f"({pieces}), so that the shuffle can exchange equal pieces"
             )
         return self
 

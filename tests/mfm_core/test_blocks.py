@@ -40,7 +40,9 @@ def test_pointwise_equals_torchs_group_convolution_with_its_gradients(groups: in
 def test_pointwise_passes_gradcheck() -> None:
     rows = torch.randn(5, 8, dtype=torch.float64, requires_grad=True)
     layer = GroupPointwise(8, 4, 2).double()
-    assert torch.autograd.gradcheck(lambda r, w: functional_product(layer, r, w), (rows, layer.weight))
+    assert torch.autograd.gradcheck(
+        lambda r, w: functional_product(layer, r, w), (rows, layer.weight)
+    )
 
 
 def functional_product(layer: nn.Module, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

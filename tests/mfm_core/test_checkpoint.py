@@ -64,7 +64,11 @@ def test_hash_changes_with_one_weight() -> None:
 def test_wrong_flat_vectors_are_refused_and_change_nothing(change: str) -> None:
     model = small_model()
     before, flat = encoder_hash(model), flat_weights(model)
-    wrong = {"short": flat[:-1], "nan": np.where(flat == flat[3], np.nan, flat), "matrix": flat[None]}
+    wrong = {
+        "short": flat[:-1],
+        "nan": np.where(flat == flat[3], np.nan, flat),
+        "matrix": flat[None],
+    }
     with pytest.raises(CheckpointError):
         load_flat_weights(model, wrong[change])
     assert encoder_hash(model) == before
@@ -72,7 +76,11 @@ def test_wrong_flat_vectors_are_refused_and_change_nothing(change: str) -> None:
 
 def test_arrays_and_metadata_come_back(tmp_path: Path) -> None:
     arrays = {"a": np.arange(6.0).reshape(2, 3), "b": np.array([True, False]), "c": np.int64(4)}
-    save_arrays(tmp_path / "deep" / "x.safetensors", {k: np.asarray(v) for k, v in arrays.items()}, {"run": "1"})
+    save_arrays(
+        tmp_path / "deep" / "x.safetensors",
+        {k: np.asarray(v) for k, v in arrays.items()},
+        {"run": "1"},
+    )
     found, metadata = load_arrays(tmp_path / "deep" / "x.safetensors", {"run": "1"})
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[name], array)
@@ -80,7 +88,9 @@ def test_arrays_and_metadata_come_back(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["x.safetensors"]
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "x.safetensors"
     save_arrays(path, {"a": np.zeros(3)}, {})
 
