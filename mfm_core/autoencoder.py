@@ -61,7 +61,7 @@ def latent_grid(model: ModelConfig, image: ImageConfig) -> int:
     Raises:
         ConfigError: the image's side is no multiple of stem * 2^(stages - 1).
     """
-    reduction = model.stem * 2 ** (len(model.widths) - 1)
+    reduction: int = model.stem * 2 ** (len(model.widths) - 1)
     if image.size_px % reduction:
         problem = f"size_px is {image.size_px}, but stem and stages need a multiple of {reduction}"
         raise ConfigError("image", [problem])

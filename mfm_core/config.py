@@ -98,8 +98,8 @@ class ModelConfig(Part):
         pieces = self.groups**2
         if bad := [w for w in self.widths if w % pieces or int(w * self.bottleneck) % pieces]:
             raise ValueError(
-                f"widths {bad} and their inner widths must be multiples of groups x groups "
-                f"({pieces}), so that the shuffle can exchange equal pieces"
+                f"widths {bad} and their inner widths must divide into groups x groups ({pieces}) "
+                "equal pieces for the shuffle"
             )
         return self
 
