@@ -273,7 +273,7 @@ def _lung_vessels(rays: Rays, anatomy: Anatomy) -> Array:
         out, down = np.maximum(side * x - 3.4, 0.0), y - height
         radius = np.sqrt(np.square(out) + np.square(down)) + 1e-3
         angle = np.arctan2(down, out)
-        fade = 1.25 * np.exp(-radius / 5.0) * (out > 0)
+        fade = 1.0 * np.exp(-radius / 5.0) * (out > 0)
         first = 0 if side < 0 else 4
         for branch, heading in enumerate((-1.15, -0.35, 0.45, 1.1)):
             wiggle = anatomy.vessels[:, :, first + branch, None]
@@ -296,7 +296,7 @@ def _ribs(rays: Rays, anatomy: Anatomy) -> Array:
         inside = expit((1.0 - out) / 0.03) * (phase > -0.5) * (phase < (7.5 if front else 9.5))
         begin = expit((out - 0.42) / 0.05) if front else expit((out - 0.09) / 0.02)
         total = total + weight * profile * inside * begin
-    return np.asarray(1.55 * anatomy.rib_density * total)
+    return np.asarray(1.25 * anatomy.rib_density * total)
 
 
 def _other_bones(rays: Rays, anatomy: Anatomy, exposure: Exposure) -> Array:

@@ -17,6 +17,7 @@ from simulation.phantom_anatomy import AIR_FRACTION, Array, Chest, Draws, Exposu
 
 CLASSES = ("none", "infiltrate", "effusion", "nodule", "cardiomegaly")
 _BLOBS = 5
+_NODULES = 3
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,7 @@ class Findings:
     infiltrate_density: Array
     blobs: Array
     effusion_height: Array
-    nodule_x: Array
-    nodule_y: Array
-    nodule_radius: Array
+    nodules: Array
     nodule_density: Array
     enlargement: Array
 
@@ -50,14 +49,12 @@ def draw_findings(draws: Draws, labels: NDArray[np.int64]) -> Findings:
         kind=kind,
         side=side,
         infiltrate_x=side * draws.uniform(5.2, 9.6),
-        infiltrate_y=draws.uniform(-7.5, 6.0),
-        infiltrate_density=draws.uniform(0.7, 1.3),
+        infiltrate_y=draws.uniform(-7.0, 3.5),
+        infiltrate_density=draws.uniform(1.1, 2.0),
         blobs=np.concatenate([draws.normal(0.0, 1.0) for _ in range(3 * _BLOBS)], axis=2),
-        effusion_height=draws.uniform(4.2, 9.0),
-        nodule_x=side * draws.uniform(5.2, 9.6),
-        nodule_y=draws.uniform(-8.5, 2.5),
-        nodule_radius=draws.uniform(1.4, 2.0),
-        nodule_density=draws.uniform(2.1, 3.1),
+        effusion_height=draws.uniform(5.5, 10.5),
+        nodules=np.concatenate([draws.uniform(0.0, 1.0) for _ in range(3 * _NODULES)], axis=2),
+        nodule_density=draws.uniform(2.3, 3.3),
         enlargement=np.where(kind == CLASSES.index("cardiomegaly"), larger, np.float32(1.0)),
     )
 
@@ -69,7 +66,7 @@ def _infiltrate(rays: Rays, findings: Findings, chest: Chest) -> Array:
         right, down, size = (findings.blobs[:, :, 3 * blob + part, None] for part in range(3))
         far = np.square(x - findings.infiltrate_x - 1.5 * right)
         far = far + np.square(y - findings.infiltrate_y - 1.7 * down)
-        cloud += np.exp(-far / np.square(1.9 + 0.4 * size))
+        cloud += np.exp(-far / np.square(2.3 + 0.4 * size))
     filled = 1.0 - np.exp(-findings.infiltrate_density * cloud)
     return np.asarray(AIR_FRACTION * chest.lung * filled)
 
@@ -81,17 +78,21 @@ def _effusion(rays: Rays, exposure: Exposure, findings: Findings, chest: Chest) 
     surface = base - findings.effusion_height * (0.45 + 0.55 * np.square(outward))
     standing = exposure.front_at_detector
     sharp = expit((y - surface) / 0.55)
-    veil = 0.72 * expit((y - surface) / 1.2) + 0.20 * expit((y - surface + 4.0) / 2.2)
+    veil = 0.78 * expit((y - surface) / 1.0) + 0.18 * expit((y - surface + 3.5) / 2.0)
     filled = standing * 0.92 * sharp + (1.0 - standing) * veil
     lung = np.where(findings.side < 0, chest.lungs[0], chest.lungs[1])
     return np.asarray(AIR_FRACTION * np.maximum(lung - 0.9 * chest.heart, 0.0) * filled)
 
 
-def _nodule(rays: Rays, findings: Findings, chest: Chest) -> Array:
+def _nodules(rays: Rays, findings: Findings, chest: Chest) -> Array:
     x, y = rays.at(0.5)
-    far = np.square(x - findings.nodule_x) + np.square(y - findings.nodule_y)
-    inside = np.maximum(np.square(findings.nodule_radius) - far, 0.0)
-    chord = 2.0 * findings.nodule_density * np.sqrt(inside)
+    chord = np.zeros_like(x)
+    for nodule in range(_NODULES):
+        right, down, size = (findings.nodules[:, :, 3 * nodule + part, None] for part in range(3))
+        side = findings.side if nodule % 2 == 0 else -findings.side
+        far = np.square(x - side * (5.2 + 4.4 * right)) + np.square(y + 8.5 - 11.0 * down)
+        inside = np.maximum(np.square(1.35 + 0.65 * size) - far, 0.0)
+        chord += 2.0 * findings.nodule_density * np.sqrt(inside)
     return np.asarray(chord * np.minimum((chest.lungs[0] + chest.lungs[1]) / 4.0, 1.0))
 
 
@@ -100,7 +101,7 @@ def added_shadow(rays: Rays, exposure: Exposure, findings: Findings, chest: Ches
     shadows = {
         "infiltrate": _infiltrate(rays, findings, chest),
         "effusion": _effusion(rays, exposure, findings, chest),
-        "nodule": _nodule(rays, findings, chest),
+        "nodule": _nodules(rays, findings, chest),
     }
     total = np.zeros_like(chest.tissue)
     for name, shadow in shadows.items():
