@@ -106,11 +106,11 @@ def headline(results: Results) -> str:
 def figures(results: Results) -> list[tuple[str, str, str]]:
     """Return the large figures at the top: label, value, remark."""
     rows = []
-    for key, label in (("macro_auc", "Macro AUC"), ("reconstruction_ssim", "Reconstruction SSIM")):
+    for key, label in (("macro_auc", "Macro AUC"), ("reconstruction_ssim", "Redrawn, SSIM")):
         if results.get(key) is not None:
             ends = _ends(results.get(f"{key}_interval"))
             known = ends.get("low") is not None
-            remark = f"95 %: {ends['low']:.3f} to {ends['high']:.3f}" if known else ""
+            remark = f"{ends['low']:.3f} to {ends['high']:.3f}" if known else ""
             rows.append((label, f"{results[key]:.3f}", remark))
     if results.get("sites"):
         rows.append(("Hospitals", str(results["sites"]), f"{results.get('rounds', '?')} rounds"))
