@@ -80,12 +80,12 @@ class ModelConfig(Part):
 
     stem: Literal[4, 8] = Field(4, description="Pixel-unshuffle factor of the first layer.")
     widths: tuple[Annotated[int, Field(ge=16, le=1024)], ...] = Field(
-        (64, 128, 384), min_length=1, max_length=4, description="Channels per stage."
+        (64, 128, 256), min_length=1, max_length=4, description="Channels per stage."
     )
     depths: tuple[Annotated[int, Field(ge=1, le=16)], ...] = Field(
         (1, 2, 4), min_length=1, max_length=4, description="ShuffleNet units per stage."
     )
-    groups: int = Field(4, ge=1, le=8, description="Groups of the pointwise convolutions.")
+    groups: int = Field(2, ge=1, le=8, description="Groups of the pointwise convolutions.")
     bottleneck: float = Field(0.5, gt=0, le=1, description="Inner width over outer width.")
     norm_channels: int = Field(16, ge=4, description="Channels per GroupNorm group.")
     latent_channels: int = Field(32, ge=4, le=128, description="Channels of the spatial latent.")
