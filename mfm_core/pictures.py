@@ -70,8 +70,7 @@ def draw_reconstructions(rows: Sequence[Reconstruction]) -> bytes:
             tiles = (row.original, row.input, row.reconstruction, shown)
             for column, (name, tile) in enumerate(zip(names, tiles, strict=True)):
                 axes = _tile(figure, (column, number * (TILE + GAP)), tile, smooth=False)
-                if number == 0:
-                    axes.set_title(name, size=11.5, weight="bold", pad=5)
+                axes.set_title(name if number == 0 else "", size=11.5, weight="bold", pad=5)
         note = f"Residual: orange brighter, blue darker, black equal; full colour at ±{scale:.2f}"
         figure.text(GAP / width, 0.08 / height, note, va="bottom", size=10, color=FADED)
         return encode_png(figure)
