@@ -1,21 +1,21 @@
-"""The real --help of every command, and the block of it that stands in each package's README.
+"""The generated blocks of the package READMEs: the table of files and the real --help texts.
 
-`python -m tests.house.help_text` (or `make docs`) writes the blocks; a test keeps them equal.
+`python -m tests.house.help_text` (or `make docs`) writes them; a test keeps them equal.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
+import re
 from collections.abc import Iterator
 
 import click
 import typer
 
-from tests.house.sources import ROOT
+from tests.house.sources import PACKAGES, ROOT, modules, tree
 
 COMMANDS = {"client": "mfm-client", "server": "mfm-server", "simulation": "mfm-simulate"}
-BEGIN = "<!-- help: written by make docs -->"
-END = "<!-- /help -->"
 WIDTH = 96
 
 
@@ -28,34 +28,55 @@ def _walk(command: click.Command, context: click.Context) -> Iterator[str]:
             yield from _walk(child, click.Context(child, context, name, terminal_width=WIDTH))
 
 
-def help_block(package: str) -> str:
-    """Return the README block of a package: the help of its command and every subcommand."""
+def help_text(package: str) -> str:
+    """Return the help of a package's command and every subcommand."""
     app = importlib.import_module(f"{package}.__main__").app
     command = typer.main.get_command(app)
     context = click.Context(command, info_name=COMMANDS[package], terminal_width=WIDTH)
     texts = (text.rstrip() for text in _walk(command, context))
     pages = "\n\n".join("\n".join(line.rstrip() for line in text.splitlines()) for text in texts)
-    return f"{BEGIN}\n\n```text\n{pages}\n```\n\n{END}"
+    pages = pages.replace(f"{ROOT}/", "").replace("\\[", "[")
+    return f"```text\n{pages}\n```"
 
 
-def written_block(package: str) -> str:
-    """Return the block that stands in a package's README; empty when there is none."""
-    text = (ROOT / package / "README.md").read_text(encoding="utf-8")
-    begin, end = text.find(BEGIN), text.find(END)
-    return text[begin : end + len(END)] if 0 <= begin < end else ""
+def file_table(package: str) -> str:
+    """Return a table of a package's modules with the first line of each docstring."""
+    rows = ["| file | holds |", "| --- | --- |"]
+    for path in modules(package):
+        text = (ast.get_docstring(tree(path)) or "").partition("\n")[0]
+        if path.name != "__init__.py":
+            rows.append(f"| `{path.name}` | {text.replace('|', chr(92) + '|')} |")
+    return "\n".join(rows)
+
+
+def blocks(package: str) -> dict[str, str]:
+    """Return the generated blocks of a package's README by name."""
+    found = {"files": file_table(package)}
+    return found | ({"help": help_text(package)} if package in COMMANDS else {})
+
+
+def with_blocks(package: str, readme: str) -> str:
+    """Return a README with its generated blocks renewed.
+
+    Raises:
+        ValueError: the README lacks the marks of a block.
+    """
+    for name, content in blocks(package).items():
+        begin, end = f"<!-- {name}: written by make docs -->", f"<!-- /{name} -->"
+        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+        if not pattern.search(readme):
+            raise ValueError(f"{package}/README.md: put {begin} and {end} where {name} belongs")
+        block = f"{begin}\n\n{content}\n\n{end}"
+        readme = pattern.sub(lambda _, block=block: block, readme)
+    return readme
 
 
 def write_blocks() -> None:
-    """Put the real help into every README; a README without a block gets one at its end."""
-    for package in COMMANDS:
+    """Renew the blocks of every package's README."""
+    for package in PACKAGES:
         path = ROOT / package / "README.md"
-        text, old, new = (
-            path.read_text(encoding="utf-8"),
-            written_block(package),
-            help_block(package),
-        )
-        text = text.replace(old, new) if old else f"{text.rstrip()}\n\n## Commands\n\n{new}\n"
-        path.write_text(text, encoding="utf-8")
+        readme = path.read_text(encoding="utf-8")
+        path.write_text(with_blocks(package, readme), encoding="utf-8")
 
 
 if __name__ == "__main__":

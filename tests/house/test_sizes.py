@@ -13,7 +13,9 @@ MAX_NESTING = 3
 MAX_ARGUMENTS = 6
 LONG_FILES: dict[str, str] = {}
 """Files over the limit: path to reason."""
-LONG_FUNCTIONS: dict[str, str] = {}
+LONG_FUNCTIONS: dict[str, str] = {
+    "simulation/benchmark.py::bench_step": "half of it is the rows of the table, written out",
+}
 """Functions over a limit: path::name to reason."""
 MANY_ARGUMENTS: dict[str, str] = {
     "mfm_core/training.py::train": "what differs from call to call stays visible as keywords",
@@ -25,8 +27,20 @@ BARRED = {
     *("utils", "util", "helpers", "helper", "common", "base", "manager", "handler", "misc"),
     *("statistics", "types", "logging"),
 }
-UNTESTED: dict[str, str] = {}
-"""Modules without a test file of their own: path to reason."""
+TESTED_ELSEWHERE = {
+    "mfm_core/image_cache.py": "tests/mfm_core/test_dataset.py",
+    "mfm_core/linear_path.py": "tests/mfm_core/test_patches.py",
+    "mfm_core/optimiser.py": "tests/mfm_core/test_training.py",
+    "mfm_core/raster.py": "tests/mfm_core/test_images.py",
+    "simulation/bundle.py": "tests/simulation/test_engine.py",
+    "simulation/federation_cost.py": "tests/simulation/test_benchmark.py",
+    "simulation/flops.py": "tests/simulation/test_benchmark.py",
+    "simulation/guard.py": "tests/simulation/test_engine.py",
+    "simulation/jobs.py": "tests/simulation/test_baselines.py",
+    "simulation/stopwatch.py": "tests/simulation/test_benchmark.py",
+    "simulation/study.py": "tests/simulation/test_main.py",
+}
+"""Modules whose tests stand in the file of their only user: module to test file."""
 MIN_LINES_FOR_A_TEST = 30
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -101,7 +115,10 @@ def test_functions_are_short_flat_and_take_few_arguments() -> None:
 def test_exceptions_are_still_needed() -> None:
     known = {name for name, _, _ in functions()}
     assert set(LONG_FUNCTIONS) | set(MANY_ARGUMENTS) <= known
-    assert all((ROOT / name).is_file() for name in [*LONG_FILES, *UNTESTED])
+    assert all(
+        (ROOT / name).is_file()
+        for name in [*LONG_FILES, *TESTED_ELSEWHERE, *TESTED_ELSEWHERE.values()]
+    )
 
 
 def test_no_file_has_a_name_that_says_nothing() -> None:
@@ -114,9 +131,10 @@ def test_every_module_has_a_mirrored_test() -> None:
     for path in modules(*PACKAGES):
         name = str(path.relative_to(ROOT))
         lines = len(path.read_text(encoding="utf-8").splitlines())
-        if lines <= MIN_LINES_FOR_A_TEST or path.name == "__init__.py" or name in UNTESTED:
+        if lines <= MIN_LINES_FOR_A_TEST or path.name == "__init__.py" or name in TESTED_ELSEWHERE:
             continue
-        stem = "commands" if path.stem == "__main__" else path.stem
-        if not (ROOT / "tests" / path.parent.name / f"test_{stem}.py").is_file():
-            missing.append(f"{name}: tests/{path.parent.name}/test_{stem}.py is missing")
+        stems = ("commands", "main") if path.stem == "__main__" else (path.stem,)
+        home = ROOT / "tests" / path.parent.name
+        if not any((home / f"test_{stem}.py").is_file() for stem in stems):
+            missing.append(f"{name}: tests/{path.parent.name}/test_{stems[0]}.py is missing")
     assert not missing, "\n".join(missing)
