@@ -120,17 +120,15 @@ def warp(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
         matrices: `[N, 3, 3]`, from output to input pixels, both from the image's centre, with a
             positive last row at the centre; products of `affine` and `perspective`.
     """
-    count, _, height, width = images.shape
+    height, width = images.shape[2:]
     x = torch.arange(width, dtype=images.dtype, device=images.device) + (0.5 - width / 2)
     y = torch.arange(height, dtype=images.dtype, device=images.device) + (0.5 - height / 2)
-    pixels = images.new_ones(3, height, width)
-    pixels[0], pixels[1] = x, y[:, None]
     to_unit = images.new_tensor([2 / width, 2 / height, 1])
-    found = (to_unit[:, None] * matrices) @ pixels.view(3, -1)
-    grid = found[:, :2] / found[:, 2:].clamp_min(HORIZON)
-    return functional.grid_sample(
-        images, grid.transpose(1, 2).view(count, height, width, 2), align_corners=False
-    )
+    along_x, along_y, start = (to_unit[:, None] * matrices).unbind(2)
+    rows = along_y[:, :, None] * y + start[:, :, None]
+    found = rows[:, :, :, None] + (along_x[:, :, None] * x)[:, :, None, :]
+    grid = found[:, :2] / found[:, 2:].clamp_min_(HORIZON)
+    return functional.grid_sample(images, grid.permute(0, 2, 3, 1), align_corners=False)
 
 
 def blur(images: torch.Tensor, sigma_px: torch.Tensor, radius: int) -> torch.Tensor:
@@ -199,7 +197,7 @@ def _damage(
         noise = torch.randn(
             target.shape, generator=generator, device=generator.device, dtype=target.dtype
         )
-        damaged = damaged + config.noise_std * noise.to(target.device)
+        damaged = torch.add(damaged, noise.to(target.device), alpha=config.noise_std)
     if config.erase_boxes > 0 and config.erase_fraction > 0:
         sides = target.new_tensor([width, height])
         boxes = draws.boxes[:, : config.erase_boxes]

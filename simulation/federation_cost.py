@@ -29,7 +29,7 @@ from strategies.config import RunConfig
 
 HOSPITALS = 4
 ROUNDS = 5
-STEPS = 30
+STEPS = 20
 PATIENTS = 60
 BARE_LIMIT_S = 1800.0
 FEDERATION_COST = Goal(1.25, "at most")
