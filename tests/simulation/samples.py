@@ -129,7 +129,7 @@ def main(grid, context):
         content = RecordDict({"c": ConfigRecord({"round": number})})
         nodes = sorted(grid.get_node_ids())
         messages = [Message(content, dst_node_id=n, message_type="query.x") for n in nodes]
-        replies = list(grid.send_and_receive(messages, timeout=6))
+        replies = list(grid.send_and_receive(messages, timeout=120 if number == 1 else 8))
         sites = {str(n): "no-reply" for n in nodes}
         for reply in replies:
             name = str(reply.metadata.src_node_id)
