@@ -22,6 +22,9 @@ WIDTH = 96
 def _walk(command: click.Command, context: click.Context) -> Iterator[str]:
     if hasattr(command, "rich_markup_mode"):
         command.rich_markup_mode = None  # plain text, the same on every terminal
+    for parameter in command.params:
+        if str(parameter.default).startswith(f"{ROOT}/"):  # the same in every checkout
+            parameter.default = str(parameter.default).removeprefix(f"{ROOT}/")
     yield command.get_help(context)
     for name, child in sorted(getattr(command, "commands", {}).items()):
         if not child.hidden:
@@ -35,7 +38,7 @@ def help_text(package: str) -> str:
     context = click.Context(command, info_name=COMMANDS[package], terminal_width=WIDTH)
     texts = (text.rstrip() for text in _walk(command, context))
     pages = "\n\n".join("\n".join(line.rstrip() for line in text.splitlines()) for text in texts)
-    pages = pages.replace(f"{ROOT}/", "").replace("\\[", "[")
+    pages = pages.replace("\\[", "[")
     return f"```text\n{pages}\n```"
 
 
