@@ -5,8 +5,10 @@ Mirror, rotation, scale, shift and perspective of an image are one homography, s
 interpolated once and every image of a batch has its own. Conventions are those of torchvision's
 functional transforms with bilinear interpolation (`align_corners=False`, zeros outside), and the
 tests hold them against it pixel by pixel. Everything random comes from the caller's generator; a
-change that is switched off does not move the draws of the others. The gain is about black, not
-about the mean: an empty background stays exactly 0. Nothing here crosses the hospital's boundary.
+change that is switched off does not move the draws of the others. Pixels are torch's; the few
+numbers of an image are numpy's in float64, where a small operation costs a tenth. The gain is
+about black, not about the mean: an empty background stays exactly 0.
+Nothing here crosses the hospital's boundary.
 """
 
 from __future__ import annotations
@@ -14,10 +16,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from mfm_core.config import AugmentationConfig
+
+Array = NDArray[np.float64]
 
 HORIZON = 0.01
 """Smallest denominator of a homography: what lies behind the horizon is sampled far outside."""
@@ -33,19 +39,19 @@ SMALLEST_SIGMA_PX = 0.01
 class _Draws:
     """Numbers of N images; each but `flip` uniform in [-1, 1] or, where noted, in [0, 1]."""
 
-    rotation: torch.Tensor
-    scale: torch.Tensor
-    shift: torch.Tensor  # [N, 2]
-    flip: torch.Tensor  # [0, 1]
-    gain: torch.Tensor
-    sigma: torch.Tensor  # [0, 1]
-    corners: torch.Tensor  # [N, 4, 2]
-    boxes: torch.Tensor  # [N, 8, 4] in [0, 1]: width, height, left, top
+    rotation: Array
+    scale: Array
+    shift: Array  # [N, 2]
+    flip: Array  # [0, 1]
+    gain: Array
+    sigma: Array  # [0, 1]
+    corners: Array  # [N, 4, 2]
+    boxes: Array  # [N, 8, 4] in [0, 1]: width, height, left, top
 
 
-def _draw(count: int, like: torch.Tensor, generator: torch.Generator) -> _Draws:
-    numbers = torch.rand(count, 15 + 4 * MOST_BOXES, generator=generator, device=generator.device)
-    numbers = numbers.to(like)
+def _draw(count: int, generator: torch.Generator) -> _Draws:
+    drawn = torch.rand(count, 15 + 4 * MOST_BOXES, generator=generator, device=generator.device)
+    numbers = drawn.cpu().numpy().astype(np.float64)
     signed = 2.0 * numbers - 1.0
     return _Draws(
         rotation=signed[:, 0],
@@ -59,10 +65,8 @@ def _draw(count: int, like: torch.Tensor, generator: torch.Generator) -> _Draws:
     )
 
 
-def affine(
-    rotation_deg: torch.Tensor, scale: torch.Tensor, shift_px: torch.Tensor, flip: torch.Tensor
-) -> torch.Tensor:
-    """Return the matrices that lead from output pixels to input pixels, `[N, 3, 3]`.
+def affine(rotation_deg: Array, scale: Array, shift_px: Array, flip: NDArray[np.bool_]) -> Array:
+    """Return the matrices that lead from output pixels to input pixels, `[N, 3, 3] float64`.
 
     The content is mirrored left-right, scaled, rotated about the image's centre and shifted, in
     this order. Coordinates are pixels from the image's centre, x to the right, y down.
@@ -73,19 +77,19 @@ def affine(
         shift_px: `[N, 2]`, to the right and down.
         flip: `[N]` bool.
     """
-    angle = torch.deg2rad(rotation_deg)
-    sign = 1.0 - 2.0 * flip.to(scale)
-    cosine, sine = torch.cos(angle) / scale, torch.sin(angle) / scale
-    linear = torch.stack((cosine * sign, -sine * sign, sine, cosine), dim=1).view(-1, 2, 2)
-    matrices = torch.zeros(len(scale), 3, 3, dtype=scale.dtype, device=scale.device)
-    matrices[:, :2, :2] = linear
-    matrices[:, :2, 2] = -(linear @ shift_px[:, :, None])[:, :, 0]
+    angle = np.deg2rad(rotation_deg)
+    sign = np.where(flip, -1.0, 1.0)
+    cosine, sine = np.cos(angle) / scale, np.sin(angle) / scale
+    matrices = np.zeros((len(scale), 3, 3))
+    matrices[:, 0, 0], matrices[:, 0, 1] = cosine * sign, -sine * sign
+    matrices[:, 1, 0], matrices[:, 1, 1] = sine, cosine
+    matrices[:, :2, 2] = -(matrices[:, :2, :2] @ shift_px[:, :, None])[:, :, 0]
     matrices[:, 2, 2] = 1.0
     return matrices
 
 
-def perspective(moves_px: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Return the matrices that lead from output pixels to input pixels, `[N, 3, 3]`.
+def perspective(moves_px: Array, height: int, width: int) -> Array:
+    """Return the matrices that lead from output pixels to input pixels, `[N, 3, 3] float64`.
 
     The output's corner k shows the input's corner k moved by `moves_px[:, k]`. The four points
     need to stay a convex quadrilateral: true for moves below a quarter of the sides. Coordinates
@@ -97,22 +101,22 @@ def perspective(moves_px: torch.Tensor, height: int, width: int) -> torch.Tensor
         height: of the images, pixels.
         width: of the images, pixels.
     """
-    ends = moves_px.new_tensor([[0, 0], [width, 0], [width, height], [0, height]])
-    centre = moves_px.new_tensor([width / 2, height / 2])
-    first, second, third, fourth = (ends - centre + moves_px).unbind(1)
+    ends = np.array([[-width, -height], [width, -height], [width, height], [-width, height]]) / 2
+    first, second, third, fourth = np.moveaxis(ends + moves_px, 1, 0)
     bend, right, down = first - second + third - fourth, second - third, fourth - third
     area = right[:, 0] * down[:, 1] - down[:, 0] * right[:, 1]
-    by_x = ((bend[:, 0] * down[:, 1] - down[:, 0] * bend[:, 1]) / area)[:, None]
-    by_y = ((right[:, 0] * bend[:, 1] - bend[:, 0] * right[:, 1]) / area)[:, None]
-    along_x, along_y = second - first + by_x * second, fourth - first + by_y * fourth
-    points = torch.stack((along_x, along_y, first), dim=2)
-    ones = torch.ones_like(by_x)
-    square = torch.cat((points, torch.stack((by_x, by_y, ones), dim=2)), dim=1)
-    to_unit = moves_px.new_tensor([[1 / width, 0, 0.5], [0, 1 / height, 0.5], [0, 0, 1]])
-    return square @ to_unit
+    square = np.empty((len(moves_px), 3, 3))
+    square[:, 2, 0] = (bend[:, 0] * down[:, 1] - down[:, 0] * bend[:, 1]) / area
+    square[:, 2, 1] = (right[:, 0] * bend[:, 1] - bend[:, 0] * right[:, 1]) / area
+    square[:, :2, 0] = second - first + square[:, 2, :1] * second
+    square[:, :2, 1] = fourth - first + square[:, 2, 1:2] * fourth
+    square[:, :2, 2] = first
+    square[:, 2, 2] = 1.0
+    to_unit = np.array([[1 / width, 0, 0.5], [0, 1 / height, 0.5], [0, 0, 1]])
+    return np.asarray(square @ to_unit)
 
 
-def warp(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+def warp(images: torch.Tensor, matrices: Array) -> torch.Tensor:
     """Return `[N, C, H, W]` sampled through homographies: bilinear, zeros outside.
 
     Args:
@@ -121,17 +125,17 @@ def warp(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
             positive last row at the centre; products of `affine` and `perspective`.
     """
     height, width = images.shape[2:]
-    x = torch.arange(width, dtype=images.dtype, device=images.device) + (0.5 - width / 2)
-    y = torch.arange(height, dtype=images.dtype, device=images.device) + (0.5 - height / 2)
-    to_unit = images.new_tensor([2 / width, 2 / height, 1])
-    along_x, along_y, start = (to_unit[:, None] * matrices).unbind(2)
-    rows = along_y[:, :, None] * y + start[:, :, None]
-    found = rows[:, :, :, None] + (along_x[:, :, None] * x)[:, :, None, :]
+    x, y = np.arange(width) + (0.5 - width / 2), np.arange(height) + (0.5 - height / 2)
+    to_unit = matrices * np.array([[2 / width], [2 / height], [1]])
+    along_x = to_unit[:, :, 0, None] * x
+    along_y = to_unit[:, :, 1, None] * y + to_unit[:, :, 2, None]
+    columns, rows = (torch.from_numpy(line).to(images) for line in (along_x, along_y))
+    found = rows[:, :, :, None] + columns[:, :, None, :]
     grid = found[:, :2] / found[:, 2:].clamp_min_(HORIZON)
     return functional.grid_sample(images, grid.permute(0, 2, 3, 1), align_corners=False)
 
 
-def blur(images: torch.Tensor, sigma_px: torch.Tensor, radius: int) -> torch.Tensor:
+def blur(images: torch.Tensor, sigma_px: Array, radius: int) -> torch.Tensor:
     """Return the images under a Gaussian window of 2 radius + 1 pixels, mirrored at the border.
 
     Args:
@@ -140,9 +144,10 @@ def blur(images: torch.Tensor, sigma_px: torch.Tensor, radius: int) -> torch.Ten
         radius: of the window, pixels, below both sides.
     """
     count, channels, height, width = images.shape
-    offset = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
-    window = torch.exp(-0.5 * (offset / sigma_px.clamp_min(SMALLEST_SIGMA_PX)[:, None]) ** 2)
-    window = (window / window.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)
+    offset = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (offset / np.maximum(sigma_px, SMALLEST_SIGMA_PX)[:, None]) ** 2)
+    weights = (weights / weights.sum(axis=1, keepdims=True)).repeat(channels, axis=0)
+    window = torch.from_numpy(weights).to(images)
     planes = count * channels
     wide = functional.pad(images.reshape(1, planes, height, width), (radius,) * 4, mode="reflect")
     across = functional.conv2d(wide, window.view(planes, 1, 1, -1), groups=planes)
@@ -150,31 +155,30 @@ def blur(images: torch.Tensor, sigma_px: torch.Tensor, radius: int) -> torch.Ten
     return both.view(images.shape)
 
 
-def box_mask(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Return `[N, 1, H, W]` bool, True for pixels whose centre lies in a box.
+def box_mask(boxes: Array, height: int, width: int) -> NDArray[np.bool_]:
+    """Return `[N, 1, H, W]`, True for pixels whose centre lies in a box.
 
     Args:
         boxes: `[N, B, 4]`, left, top, right, bottom in pixels from the upper left corner.
         height: of the images, pixels.
         width: of the images, pixels.
     """
-    x = torch.arange(width, dtype=boxes.dtype, device=boxes.device) + 0.5
-    y = torch.arange(height, dtype=boxes.dtype, device=boxes.device) + 0.5
+    x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
     columns = (x >= boxes[:, :, 0:1]) & (x < boxes[:, :, 2:3])
     rows = (y >= boxes[:, :, 1:2]) & (y < boxes[:, :, 3:4])
-    return (rows.to(boxes).transpose(1, 2) @ columns.to(boxes) > 0)[:, None]
+    return np.asarray((rows[:, :, :, None] & columns[:, :, None, :]).any(axis=1, keepdims=True))
 
 
 def _move(images: torch.Tensor, config: AugmentationConfig, draws: _Draws) -> torch.Tensor:
     """Return the images under their random homographies."""
     height, width = images.shape[2:]
-    sides = images.new_tensor([width, height])
+    sides = np.array([width, height])
     moving = (config.rotation_deg, config.scale, config.shift, config.flip_probability)
     if not any(moving) and config.perspective == 0:
         return images
     matrices = affine(
         draws.rotation * config.rotation_deg,
-        torch.exp(draws.scale * math.log1p(config.scale)),
+        (1.0 + config.scale) ** draws.scale,
         draws.shift * (config.shift * sides),
         draws.flip < config.flip_probability,
     )
@@ -199,12 +203,13 @@ def _damage(
         )
         damaged = torch.add(damaged, noise.to(target.device), alpha=config.noise_std)
     if config.erase_boxes > 0 and config.erase_fraction > 0:
-        sides = target.new_tensor([width, height])
+        sides = np.array([width, height])
         boxes = draws.boxes[:, : config.erase_boxes]
         extent = boxes[..., :2] * (config.erase_fraction * sides)
         start = boxes[..., 2:] * (sides - extent)
-        mask = box_mask(torch.cat((start, start + extent), dim=2), height, width)
-        damaged = torch.where(mask, target.mean(dim=(2, 3), keepdim=True), damaged)
+        mask = box_mask(np.concatenate((start, start + extent), axis=2), height, width)
+        hidden = torch.from_numpy(mask).to(target.device)
+        damaged = torch.where(hidden, target.mean(dim=(2, 3), keepdim=True), damaged)
     return damaged.clamp(0.0, 1.0)
 
 
@@ -233,9 +238,10 @@ def augment(
         found = f"{tuple(images.shape)} {images.dtype}"
         raise ValueError(f"augment expects [N, C, H, W] float in [0, 1], found {found}")
     with torch.no_grad():
-        draws = _draw(len(images), images, generator)
+        draws = _draw(len(images), generator)
         target = _move(images, config, draws)
         if config.brightness > 0:
-            target = target * (1.0 + config.brightness * draws.gain)[:, None, None, None]
+            gain = torch.from_numpy(1.0 + config.brightness * draws.gain).to(images)
+            target = target * gain[:, None, None, None]
         target = target.clamp(0.0, 1.0)
         return _damage(target, config, draws, generator), target

@@ -34,10 +34,10 @@ def moved(
     return warp(
         images,
         affine(
-            torch.full((count,), rotation),
-            torch.full((count,), scale),
-            torch.tensor([shift]).expand(count, 2),
-            torch.full((count,), flip),
+            np.full(count, rotation),
+            np.full(count, scale),
+            np.tile(shift, (count, 1)),
+            np.full(count, flip),
         ),
     )
 
@@ -82,7 +82,7 @@ def test_perspective_is_that_of_torchvision(size: tuple[int, int]) -> None:
     images = pictures(3, 1, height, width)
     corners = [[0, 0], [width, 0], [width, height], [0, height]]
     moves = torch.randint(-11, 12, (3, 4, 2), generator=torch.Generator().manual_seed(3))
-    matrices = perspective(moves.float(), height, width)
+    matrices = perspective(moves.numpy(), height, width)
     for index in range(3):
         starts = (torch.tensor(corners) + moves[index]).tolist()
         one = images[index : index + 1]
@@ -95,22 +95,18 @@ def test_perspective_is_that_of_torchvision(size: tuple[int, int]) -> None:
 
 def test_one_homography_is_the_maps_one_after_the_other() -> None:
     """Points, not pixels: composition is exact where two interpolations are not."""
-    turn = affine(
-        torch.tensor([25.0]), torch.tensor([1.1]), torch.tensor([[3.0, -2.0]]), torch.tensor([True])
-    ).double()
-    tilt = perspective(torch.tensor([[[3.0, 1], [-2, 4], [5, -1], [0, 2]]]).double(), 64, 64)
-    point = torch.tensor([10.0, -20.0, 1.0], dtype=torch.float64)
-    middle = turn[0] @ point
+    turn = affine(np.array([25.0]), np.array([1.1]), np.array([[3.0, -2.0]]), np.array([True]))
+    tilt = perspective(np.array([[[3.0, 1], [-2, 4], [5, -1], [0, 2]]]), 64, 64)
+    middle = turn[0] @ [10.0, -20.0, 1.0]
     apart = tilt[0] @ (middle / middle[2])
-    together = (tilt @ turn)[0] @ point
-    torch.testing.assert_close(together / together[2], apart / apart[2])
-    corner = tilt[0] @ torch.tensor([32.0, -32.0, 1.0], dtype=torch.float64)
-    expected = torch.tensor([30.0, -28.0], dtype=torch.float64)  # upper right moved by (-2, 4)
-    torch.testing.assert_close(corner[:2] / corner[2], expected)
+    together = (tilt @ turn)[0] @ [10.0, -20.0, 1.0]
+    np.testing.assert_allclose(together / together[2], apart / apart[2])
+    corner = tilt[0] @ [32.0, -32.0, 1.0]
+    np.testing.assert_allclose(corner[:2] / corner[2], [30.0, -28.0])  # moved by (-2, 4)
 
 
 def test_a_view_across_the_horizon_stays_finite() -> None:
-    tilt = torch.eye(3)[None].clone()
+    tilt = np.eye(3)[None].copy()
     tilt[0, 2, 0] = -0.05  # the denominator is 0 at x = 20
     found = warp(torch.ones(1, 1, 64, 64), tilt)
     assert torch.isfinite(found).all() and found[..., -5:].abs().max() == 0
@@ -119,7 +115,7 @@ def test_a_view_across_the_horizon_stays_finite() -> None:
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 2.5])
 def test_blur_is_that_of_torchvision_per_image(sigma: float) -> None:
     images = pictures(3, 3, 48, 64)
-    sigmas = torch.tensor([sigma, 0.0, 0.7 * sigma])
+    sigmas = np.array([sigma, 0.0, 0.7 * sigma])
     found = blur(images, sigmas, radius=7)
     for index in (0, 2):
         theirs = oracle.gaussian_blur(images[index], [15, 15], [float(sigmas[index])] * 2)
@@ -138,11 +134,11 @@ def test_gain_is_the_brightness_of_torchvision() -> None:
 
 
 def test_boxes_are_masked_where_they_lie() -> None:
-    boxes = torch.tensor([[[2.0, 3.0, 5.0, 4.0], [0.0, 0.0, 0.2, 0.2]]])
+    boxes = np.array([[[2.0, 3.0, 5.0, 4.0], [0.0, 0.0, 0.2, 0.2]]])
     mask = box_mask(boxes, 6, 8)
-    expected = torch.zeros(1, 1, 6, 8, dtype=torch.bool)
+    expected = np.zeros((1, 1, 6, 8), dtype=bool)
     expected[0, 0, 3, 2:5] = True  # the second box holds no pixel's centre
-    assert torch.equal(mask, expected)
+    assert np.array_equal(mask, expected)
 
 
 def test_nothing_switched_on_gives_the_images_in_new_memory() -> None:
