@@ -311,7 +311,7 @@ def _chart_intervals(results: Results) -> str | None:
         auc = (metrics or {}).get("macro_auc") or {}
         if auc.get("value") is not None:
             low, high = auc.get("low"), auc.get("high")
-            rows.append(Interval(str(name)[:34], group, auc["value"], low, high))
+            rows.append(Interval(str(name), group, auc["value"], low, high))
     return _embed(draw_intervals(rows, "Macro AUC on test images")) if rows else None
 
 

@@ -2,10 +2,11 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
 from PIL import Image
 
-from mfm_core.charts import Curve, Interval, draw_intervals, draw_rounds
-from mfm_core.drawing import MAX_BYTES
+from mfm_core.charts import Curve, Interval, draw_intervals, draw_rounds, plot_intervals
+from mfm_core.drawing import MAX_BYTES, STYLE
 
 
 def size_of(png: bytes) -> tuple[int, int]:
@@ -51,3 +52,16 @@ def test_the_wider_interval_is_longer():
         return int(((pixels[..., 2] - pixels[..., 0]) > 100).sum())
 
     assert ink(0.2, 0.8) > ink(0.45, 0.55)
+
+
+def test_no_text_of_the_intervals_is_cut_off():
+    names = ["PCA + logistic regression on 32 px pixels", "all images in one place (10000 steps)"]
+    rows = [Interval(name, "baseline", 0.97, 0.9, 1.0) for name in (*names, "x" * 34)]
+    with rc_context(STYLE):
+        figure = plot_intervals(rows, "Macro AUC on test images")
+        figure.draw_without_rendering()
+    page = figure.bbox
+    texts = [*figure.texts, *(t for a in figure.axes for t in a.get_yticklabels())]
+    for text in texts:
+        box = text.get_window_extent()
+        assert box.x0 >= page.x0 and box.x1 <= page.x1, text.get_text()
