@@ -36,7 +36,7 @@ BARE_LIMIT_S = 1800.0
 QUIET_SHARE = 0.9
 """Share of a core that bare processes get on a quiet machine; below, wall times say little."""
 
-FEDERATION_COST = Goal(1.25, "at most")
+FEDERATION_COST = Goal(1.3, "at most")
 
 
 @dataclass(frozen=True)
