@@ -19,6 +19,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from client.limits import check_request, guarded_latent_sum
+from client.secret import secret_seed
 from client.site import ATLAS, FINAL, Site, open_site
 from mfm_core.atlas import atlas_from, save_atlas
 from mfm_core.checkpoint import encoder_hash, flat_weights, save_model
@@ -286,6 +287,6 @@ def count_metrics(request: Request, seen: Inference, split: str, replicates: int
     """Return the metric counts of what was seen of a split."""
     site, images = request.site, request.site.images
     chosen = images.select(split)
-    seed = derive_seed(site.run, site.config.name, "bootstrap")
+    seed = secret_seed(site.config.state_folder, f"bootstrap {site.config_hash}")
     people = images.patients[chosen]
     return metric_sum(seen.logits, images.labels[chosen], seen.ssim, people, replicates, seed)

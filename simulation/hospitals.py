@@ -8,6 +8,7 @@ reads in a simulation and in a hospital. What crosses a hospital's boundary: not
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from client.config import LimitsConfig, SiteConfig, load_site_config
+from client.secret import keep_secret
 from client.site import CACHE
 from mfm_core.config import ColumnsConfig, DataConfig, OntologyConfig, canonical_hash, dump_yaml
 from mfm_core.dataset import SPLITS, ImageSet, open_images
@@ -241,6 +243,8 @@ def _write_sites(
         (sites / name).mkdir(parents=True, exist_ok=True)
         mine = table.take(np.flatnonzero(partition.hospital == index))
         write_manifest(sites / name / "manifest.csv", mine, study.run.ontology)
+        secret = hashlib.sha256(f"{study.run.seed}\0{name}".encode()).digest()
+        keep_secret(sites / name / "state", secret)
         dump_yaml(
             SiteConfig(
                 name=name,
