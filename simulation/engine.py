@@ -97,22 +97,22 @@ def _as_toml(value: str | bool) -> str:
 
 
 class Engine:
-    """Starts a private SuperLink on entering and ends all of its processes on leaving."""
+    """Starts a private SuperLink on entering; on leaving ends all processes and its workspace."""
 
     def __init__(self, logs: Path) -> None:
         self.logs = logs
         self.token = secrets.token_hex(16)
-        self._folder = Path(tempfile.mkdtemp(prefix="mfm-"))
+        self.workspace = Path(tempfile.mkdtemp(prefix="mfm-"))
         self._guard: subprocess.Popen[bytes] | None = None
 
     @property
     def environment(self) -> dict[str, str]:
         """What every process of the engine sees."""
-        return describe_environment(self._folder / "home", self._folder / "ray")
+        return describe_environment(self.workspace / "home", self.workspace / "ray")
 
     def __enter__(self) -> Self:
         for name in ("home", "ray", "empty"):
-            (self._folder / name).mkdir()
+            (self.workspace / name).mkdir()
         self.logs.mkdir(parents=True, exist_ok=True)
         try:
             self._start()
@@ -131,14 +131,14 @@ class Engine:
 
     def _start(self) -> None:
         port = find_free_port()
-        (self._folder / "home" / "config.toml").write_text(
+        (self.workspace / "home" / "config.toml").write_text(
             '[superlink]\ndefault = "private"\n'
             f'[superlink.private]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
         )
         command = [find_command("flower-superlink"), "--insecure", "--simulation"]
         command += ["--isolation", "subprocess", "--disable-runtime-dependency-installation"]
         command += ["--host", "127.0.0.1", "--port", str(port)]
-        starter = [sys.executable, "-I", str(Path(guard.__file__)), self.token, str(self._folder)]
+        starter = [sys.executable, "-I", str(Path(guard.__file__)), self.token, str(self.workspace)]
         with (self.logs / "superlink.log").open("ab") as log:
             self._guard = subprocess.Popen(
                 starter + command,
@@ -179,7 +179,7 @@ class Engine:
         with (self.logs / "flower.log").open("ab") as log:
             return subprocess.Popen(
                 command,
-                cwd=self._folder / "empty",
+                cwd=self.workspace / "empty",
                 env={**self.environment, guard.MARK: self.token, "COLUMNS": "200"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -191,7 +191,7 @@ class Engine:
         """Copy what the workers printed to `logs/workers/`, for the reader of a failure."""
         target = self.logs / "workers"
         target.mkdir(exist_ok=True)
-        for source in (self._folder / "ray").glob("ray/session_2*/logs/worker-*"):
+        for source in (self.workspace / "ray").glob("ray/session_2*/logs/worker-*"):
             if source.is_file() and source.stat().st_size:
                 shutil.copyfile(source, target / source.name)
 
@@ -201,4 +201,4 @@ class Engine:
             self._guard.stdin.close()
             self._guard.wait()
         guard.end_marked(self.token)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.workspace, ignore_errors=True)

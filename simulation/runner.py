@@ -10,9 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import re
-import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -186,12 +184,9 @@ def run_federation(
     else:
         (folder.path / "rounds.jsonl").unlink(missing_ok=True)
     display.show(Step("federated training", 0, run.rounds, "starting Flower and Ray"))
-    staging = Path(tempfile.mkdtemp(prefix="mfm-"))
     try:
-        app = stage_bundle(run, staging)
-        _run_engine(folder, app, federation, watch, display)
+        _run_engine(folder, run, federation, watch, display)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
         (folder.path / "engine.json").unlink(missing_ok=True)
     if folder.server_results().get("config_hash") != canonical_hash(run):
         raise RunFailed(f"{folder.path}: server.json belongs to another run")
@@ -199,7 +194,7 @@ def run_federation(
 
 
 def _run_engine(
-    folder: RunFolder, app: Path, federation: Federation, watch: Watch, display: Display
+    folder: RunFolder, run: RunConfig, federation: Federation, watch: Watch, display: Display
 ) -> None:
     settings: dict[str, str | bool] = {
         "server-config": str(folder.path.resolve() / "consortium.yaml"),
@@ -210,6 +205,7 @@ def _run_engine(
         record = json.dumps({"token": engine.token})
         (folder.path / "engine.json").write_text(record, encoding="utf-8")
         try:
+            app = stage_bundle(run, engine.workspace / "app")
             flower = engine.submit(app, federation, settings)
             _follow(flower, engine, watch, display)
             if not folder.finished:

@@ -29,7 +29,7 @@ from simulation.engine import Engine, Federation
 with Engine(Path(sys.argv[2])) as engine:
     settings = {"server-config": sys.argv[3]}
     flower = engine.submit(Path(sys.argv[1]), Federation(2, 2), settings)
-    print(engine.token, engine._folder, flush=True)
+    print(engine.token, engine.workspace, flush=True)
     flower.wait()
     time.sleep(600)
 """
@@ -141,4 +141,4 @@ def test_a_broken_virtual_hospital_is_a_failure_with_its_name(
             _follow(flower, running, watch, SilentDisplay())
         token = running.token
     assert not list(guard.find_marked(token))
-    assert not running._folder.exists()
+    assert not running.workspace.exists()
