@@ -153,7 +153,7 @@ def metrics_from(total: Sum, classes: tuple[str, ...]) -> Metrics:
     if "replicate.histogram" in total.arrays:
         grouped = (*total["histogram"].shape[:2], COARSE_BINS, -1)
         coarse = _figures(total["histogram"].reshape(grouped).sum(axis=-1), confusion)
-        drawn = _figures(total["replicate.histogram"], total["replicate.confusion"])
+        drawn = _figures(total["replicate.histogram"], total["replicate.confusion"], coarse)
         replicas = {name: drawn[name] + point[name] - coarse[name] for name in point}
 
     def estimate(name: str, n: float, *index: int) -> Estimate:
@@ -236,8 +236,15 @@ def _draw(tables: tuple[csr_array, ...], patients: int, replicates: int, seed: i
     return [np.ascontiguousarray(total.T) for total in totals]
 
 
-def _figures(histogram: Array, confusion: Array) -> dict[str, Array]:
-    """Return the figures of `[..., K, 2, B]` and `[..., K, K]`; NaN where not defined."""
+def _figures(
+    histogram: Array, confusion: Array, absent: Mapping[str, Array] | None = None
+) -> dict[str, Array]:
+    """Return the figures of `[..., K, 2, B]` and `[..., K, K]`; NaN where not defined.
+
+    `absent` holds what a class counts for in the macro figures of a replicate that drew none of
+    its patients. Leaving it out instead would drop the rare classes, often the hard ones, and
+    lift the interval above the figure.
+    """
     others, own = histogram[..., 0, :], histogram[..., 1, :]
     n_others, n_own = others.sum(axis=-1), own.sum(axis=-1)
     below = np.cumsum(others, axis=-1) - others / 2
@@ -254,8 +261,11 @@ def _figures(histogram: Array, confusion: Array) -> dict[str, Array]:
         "accuracy": _ratio(hits.sum(axis=-1), true.sum(axis=-1)),
     }
     for name in ("auc", "ap", "f1"):
-        known = np.isfinite(figures[name])
-        total = np.where(known, figures[name], 0.0).sum(axis=-1)
+        values = figures[name]
+        if absent is not None:
+            values = np.where(np.isfinite(values), values, absent[name])
+        known = np.isfinite(values)
+        total = np.where(known, values, 0.0).sum(axis=-1)
         figures[f"macro_{name}"] = _ratio(total, known.sum(axis=-1))
     return figures
 

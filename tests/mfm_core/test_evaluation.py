@@ -268,3 +268,14 @@ def test_the_size_stays_moderate_and_the_work_quick() -> None:
     figures(total, 15)
     assert total.flatten().size < 1_500_000
     assert time.perf_counter() - start < 5.0
+
+
+def test_a_rare_hard_class_does_not_lift_the_macro_interval():
+    labels = np.array([0] * 40 + [1] * 40 + [2])
+    logits = np.zeros((81, 3))
+    logits[np.arange(80), labels[:80]] = 8.0
+    logits[80, 2] = -20.0
+    total = metric_sum(logits, labels, np.ones(81), np.arange(81), 200, 0)
+    macro = metrics_from(total, ("a", "b", "c")).macro_auc
+    assert macro.value == pytest.approx(2 / 3, abs=0.02)
+    assert macro.high is not None and macro.high < 0.72
