@@ -26,7 +26,9 @@ RESULTS, REPORT = "results.json", "report.html"
 
 
 def write_report(folder: Path, results: Mapping[str, Any], pictures: Pictures) -> Path:
-    """Write results.json and report.html into a run's folder; return the path of the page.
+    """Write report.html and results.json into a run's folder; return the path of the page.
+
+    results.json comes last and whole: where it lies, the run is finished.
 
     Args:
         folder: the run folder; settings are shown from its run.yaml when `results` has none.
@@ -43,8 +45,9 @@ def write_report(folder: Path, results: Mapping[str, Any], pictures: Pictures) -
         lstrip_blocks=True,
     )
     page = environment.get_template("report.html.j2").render(page_of(clean, pictures, settings))
+    path = _write(folder / REPORT, page)
     write_results(folder, clean)
-    return _write(folder / REPORT, page)
+    return path
 
 
 def write_results(folder: Path, results: Mapping[str, Any]) -> Path:

@@ -28,7 +28,7 @@ from mfm_core.dataset import ImageSet
 from mfm_core.errors import ConfigError
 from mfm_core.explanation import explanation_scores
 from mfm_core.gallery import Pictures, take_pictures
-from mfm_core.report import write_report
+from mfm_core.report import finite, write_report
 from simulation.baselines import pool
 from simulation.config import PhantomSource, StudyConfig
 from simulation.engine import Federation
@@ -233,7 +233,4 @@ def _write_results(
         "explanations": scores,
     }
     write_report(folder, results, pictures)
-    part = folder / "results.json.part"
-    part.write_text(json.dumps(results, indent=1), encoding="utf-8")
-    os.replace(part, folder / "results.json")
-    return results
+    return dict(finite(results))
