@@ -20,6 +20,7 @@ from strategies.plan import Step
 from strategies.rounds import RoundRules
 from strategies.strategy import PhasedStrategy, RunState
 from tests.strategies.memory_grid import MemoryGrid, Node
+from tests.strategies.test_wire import BAD_HEADERS, array_with_header
 
 SCHEMA = (("w", (3,)),)
 RULES = RoundRules(
@@ -132,3 +133,20 @@ def test_two_sites_of_one_name_cannot_both_count() -> None:
     final = run({1: site("a"), 2: site("a"), 3: site("c")}, notebook)
     assert "rejected:site" in notebook.of("write")[0]["sites"].values()
     assert final.tolist() == [8.0] * 3
+
+
+@pytest.mark.parametrize("text", BAD_HEADERS)
+def test_a_site_with_a_malformed_array_is_named_and_the_run_goes_on(text: str) -> None:
+    def lying(message: Message) -> Message | None:
+        reply = site("c")(message)
+        if reply is not None and message.metadata.message_type == "train":
+            arrays = reply.content.array_records[wire.ARRAYS]
+            arrays[wire.TOTAL] = array_with_header(text)
+            header = reply.content.config_records[wire.HEADER]
+            header["payload_hash"] = wire.payload_hash(dict(arrays))
+        return reply
+
+    notebook = Notebook()
+    final = run({1: site("a"), 2: site("b"), 3: lying}, notebook)
+    assert [line["sites"]["c"] for line in notebook.of("write")[1:]] == ["rejected:dtype"] * 3
+    assert final.tolist() == [9.0] * 3

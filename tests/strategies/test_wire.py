@@ -54,6 +54,20 @@ def reason_of(record: RecordDict, expected: wire.Expected = EXPECTED) -> str:
     return caught.value.reason
 
 
+BAD_HEADERS = ("{1:2,'a':3}", "(((", "-" * 9000)
+"""Each makes numpy's own reader fail with an error of another kind."""
+
+
+def with_data(data: bytes) -> Array:
+    return Array(dtype="float32", shape=(10,), stype="numpy.ndarray", data=data)
+
+
+def array_with_header(text: str) -> Array:
+    """Return an array whose .npy header is `text`."""
+    header = text.encode() + b"\n"
+    return with_data(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+
+
 def test_round_trip_keeps_every_bit() -> None:
     header, payload = wire.decode(honest(), EXPECTED)
     assert (header.site, header.num_images, header.round) == ("north", 7, 2)
@@ -119,6 +133,16 @@ def test_a_pickle_is_not_opened() -> None:
     assert reason_of(with_array(bomb)) == "dtype"
     junk = Array(dtype="float32", shape=(10,), stype="numpy.ndarray", data=b"\x80\x04junk")
     assert reason_of(with_array(junk)) == "dtype"
+
+
+@pytest.mark.parametrize("text", BAD_HEADERS)
+def test_a_malformed_array_header_is_refused_and_never_evaluated(text: str) -> None:
+    assert reason_of(with_array(array_with_header(text))) == "dtype"
+
+
+def test_a_header_of_another_declared_length_is_refused() -> None:
+    data = Array(MODEL).data
+    assert reason_of(with_array(with_data(data[:8] + b"\x00\x00" + data[10:]))) == "dtype"
 
 
 def test_a_declared_terabyte_is_refused_before_it_is_allocated() -> None:
