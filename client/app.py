@@ -41,7 +41,7 @@ from strategies.answers import (
     training_sum,
 )
 from strategies.code_hash import code_hash
-from strategies.plan import Kind, attention_stage, derive_seed
+from strategies.plan import Kind, Step, attention_stage, derive_seed, plan_of
 from strategies.rounds import FAILED, REFUSED
 
 app = ClientApp()
@@ -161,12 +161,13 @@ def receive(site: Site, kind: Kind, message: Message) -> Request:
 
     Raises:
         LimitRefusal: the site's limits say no.
-        UpdateRejected: the message is not what was agreed.
+        UpdateRejected: the message is not what was agreed; "plan" is a step outside the run's plan.
     """
     check_request(site.config.limits, site.config_hash, kind, message.content)
     number = int(message.metadata.group_id or 0) if kind == "train" else 0
-    if not 0 <= number <= site.run.rounds:
-        raise UpdateRejected("round", f"round {number} of {site.run.rounds}")
+    if kind != "hello" and Step(kind, number) not in plan_of(site.run):
+        asked = f"{kind} of round {number}" if kind == "train" else kind
+        raise UpdateRejected("plan", f"{asked} is no step of the agreed run; nothing was computed")
     expected = wire.Expected(
         kind=kind,
         round=number,

@@ -118,6 +118,34 @@ def test_other_code_or_another_run_is_refused(
     assert refusal(ask(folder, "hello", message(folder, "hello", **changed))) == (REFUSED, word)
 
 
+@pytest.mark.parametrize("number", [0, -1, RUN.rounds + 1])
+def test_a_round_outside_the_plan_is_refused_before_work(folder: Path, number: int) -> None:
+    record = message(folder, "train", number)
+    close_sites()
+    assert refusal(ask(folder, "train", record, number)) == (REFUSED, "plan")
+    assert "images" not in vars(open_site(folder / "sites" / "0.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed"),
+    [
+        ("patch_moments", {"model": RUN.model.model_copy(update={"linear_path": False})}),
+        ("heads", {"statistics": RUN.statistics.model_copy(update={"refit_head": False})}),
+    ],
+)
+def test_a_step_the_run_does_not_have_is_refused(
+    tmp_path: Path, kind: Kind, changed: dict[str, object]
+) -> None:
+    run = RUN.model_copy(update=changed)
+    other = lay_out(tmp_path / "other", ("north",), run)
+    record = message(other, kind, config_hash=canonical_hash(run))
+    close_sites()
+    assert refusal(ask(other, kind, record)) == (REFUSED, "plan")
+    site = open_site(other / "sites" / "0.yaml")
+    assert "images" not in vars(site)
+    assert not (site.config.state_folder / "outbox.jsonl").exists()
+
+
 def test_a_crafted_model_is_refused(folder: Path) -> None:
     record = message(folder, "train", 1)
     record.array_records["arrays"]["model"] = wire.Array(np.zeros(3, dtype=np.float32))
