@@ -27,6 +27,7 @@ from server.phases import first_state, model_with, new_model, phases_of, pooled_
 from strategies.code_hash import code_hash
 from strategies.collector import Identity
 from strategies.config import RunConfig
+from strategies.plan import plan_of
 from strategies.strategy import PhasedStrategy, RunState
 from strategies.wire import MODEL
 
@@ -49,28 +50,45 @@ def run_federation(grid: Grid, consortium: ConsortiumConfig, resume: bool) -> Ru
 
     Raises:
         MfmError: with what to do; the run folder then holds the last finished phase.
+        Exception: one that was not foreseen; progress.json says so. A folder that holds another
+            run is left as it is.
     """
     torch.set_num_threads(consortium.threads)
     run = load_agreed_run(consortium)
     folder = RunFolder(consortium.output, canonical_hash(run), code_hash(), run.rounds)
-    state = folder.open(resume) or first_state(run)
-    identity = Identity(
-        canonical_hash(run),
-        code_hash(),
-        weight_schema(new_model(run)),
-        run.aggregation,
-        consortium.sites,
-    )
-    strategy = PhasedStrategy(phases_of(run), identity, consortium.rules, folder, state)
+    kept, phases = folder.open(resume), len(plan_of(run))
     try:
-        strategy.start(grid, ArrayRecord({MODEL: Array(state.weights)}))
+        strategy = strategy_of(run, consortium, folder, kept or first_state(run))
+        strategy.start(grid, ArrayRecord({MODEL: Array(strategy.state.weights)}))
         write_results(folder.folder, run, strategy.state)
-    except MfmError as error:
-        log.error("%s", error)
-        folder.end("failed", len(strategy.phases), str(error))
+    except Exception as error:
+        text = describe_failure(error)
+        log.error("%s", text)
+        folder.end("failed", phases, text)
         raise
-    folder.end("done", len(strategy.phases), "the run is complete")
+    folder.end("done", phases, "the run is complete")
     return strategy.state
+
+
+def strategy_of(
+    run: RunConfig, consortium: ConsortiumConfig, folder: RunFolder, state: RunState
+) -> PhasedStrategy:
+    """Return the engine of a run, ready to go on from `state`."""
+    schema = weight_schema(new_model(run))
+    identity = Identity(
+        canonical_hash(run), code_hash(), schema, run.aggregation, consortium.sites
+    )  # fmt: skip
+    return PhasedStrategy(phases_of(run), identity, consortium.rules, folder, state)
+
+
+def describe_failure(error: Exception) -> str:
+    """Return what progress.json says of the error that ended a run."""
+    if isinstance(error, MfmError):
+        return str(error)
+    return (
+        f"an error that was not foreseen ended the run ({type(error).__name__}: {error}); the last "
+        "finished phase is kept: see the server's log, mend the cause and resume the run"
+    )
 
 
 def write_results(folder: Path, run: RunConfig, state: RunState) -> None:

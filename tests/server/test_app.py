@@ -118,6 +118,9 @@ def test_killed_anywhere_and_resumed_is_the_unbroken_run(
     settings = consortium(folder, f"killed{after}")
     with pytest.raises(Killed):
         run_federation(make_grid(folder, wrap={0: dying, 1: dying}), settings, resume=False)
+    progress = json.loads((settings.output / "progress.json").read_text())
+    assert progress["phase"] == "failed" and "not foreseen" in progress["message"]
+    assert "Killed" in progress["message"] and "resume the run" in progress["message"]
     state = run_federation(make_grid(folder), settings, resume=True)
     assert final_hash(state) == unbroken["final_hash"]
     results = json.loads((settings.output / "server.json").read_text())
@@ -137,6 +140,8 @@ def test_a_finished_run_can_be_resumed_and_stays_the_same(
 def test_a_folder_with_a_run_is_not_overwritten(folder: Path, unbroken: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="resume=true"):
         run_federation(make_grid(folder), consortium(folder, "unbroken"), resume=False)
+    progress = json.loads((folder / "unbroken" / "progress.json").read_text())
+    assert progress["phase"] == "done"
 
 
 def test_another_run_cannot_resume_it(folder: Path, unbroken: dict[str, Any]) -> None:
