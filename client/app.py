@@ -18,7 +18,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from client.limits import check_request, guarded_latent_sum
+from client.limits import check_patients, check_request, guarded_latent_sum
 from client.secret import secret_seed
 from client.site import ATLAS, FINAL, Site, open_site
 from mfm_core.atlas import atlas_from, save_atlas
@@ -208,9 +208,10 @@ def say_hello(request: Request) -> Reply:
 
 
 def give_patch_moments(request: Request) -> Reply:
-    """Return the patch moments of the training images."""
+    """Return the patch moments of the training images, if they come from enough patients."""
     site = request.site
     indices = site.images.select("train")
+    check_patients(site.config.limits, site.images.patients[indices])
     found = patch_moments(site.images, indices, site.run.model)
     return Reply(len(indices), wire.Payload(total=found))
 

@@ -1,7 +1,8 @@
 """The hospital's own limits: what it answers at all, and which cells are too small to leave.
 
-`check_request` runs before anything is computed. `guarded_latent_sum` leaves small cells out of a
-release, together with whatever would let the reader subtract them back from what is released.
+`check_request` runs before anything is computed. `check_patients` keeps a mean over too few
+patients here. `guarded_latent_sum` leaves small cells out of a release, together with whatever
+would let the reader subtract them back from what is released.
 What crosses the hospital's boundary: nothing here.
 """
 
@@ -41,6 +42,21 @@ def check_request(limits: LimitsConfig, config_hash: str, kind: Kind, record: Re
         raise LimitRefusal(
             f"the message has {size} bytes, limits.max_message_mib allows "
             f"{limits.max_message_bytes}; raise it to take part"
+        )
+
+
+def check_patients(limits: LimitsConfig, patients: NDArray[np.int64]) -> None:
+    """Return if a mean over images of these patients `[N]` may leave.
+
+    Raises:
+        LimitRefusal: too few patients; the mean image of one patient is an image of that patient.
+    """
+    found = len(np.unique(patients))
+    if found < limits.min_cell_count:
+        raise LimitRefusal(
+            f"the train split has {found} patients, limits.min_cell_count asks for "
+            f"{limits.min_cell_count}; a mean image of so few may show one of them, so it stays "
+            "here. Add patients or lower the limit to take part"
         )
 
 

@@ -187,3 +187,21 @@ def test_small_cells_do_not_leave(folder: Path) -> None:
     _, payload = wire.decode(reply.content, expected)
     assert payload.total is not None and payload.total["suppressed"] == 2
     assert not payload.total["class.sum"].any() and not payload.total["second_moment"].any()
+
+
+@pytest.mark.parametrize(("smallest", "leaves"), [(12, True), (13, False)])
+def test_a_mean_image_of_few_patients_does_not_leave(
+    folder: Path, smallest: int, leaves: bool
+) -> None:
+    """The train split holds 24 images of 12 patients: patients count, not images."""
+    dump_yaml(site_config("north", min_cell_count=smallest), folder / "sites" / "0.yaml")
+    close_sites()
+    ledger = folder / "state" / "north" / "outbox.jsonl"
+    lines = len(read_ledger(ledger))
+    reply = ask(folder, "patch_moments")
+    assert len(read_ledger(ledger)) == lines + leaves
+    if leaves:
+        assert not reply.has_error()
+        return
+    assert refusal(reply) == (REFUSED, "limit")
+    assert "12 patients" in (folder / "state" / "north" / "site.log").read_text()
