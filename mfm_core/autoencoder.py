@@ -10,6 +10,7 @@ update; nothing else here does.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -30,7 +31,10 @@ from mfm_core.blocks import (
 )
 from mfm_core.config import ImageConfig, ModelConfig
 from mfm_core.errors import ConfigError
-from mfm_core.linear_path import LinearPath
+from mfm_core.linear_path import LinearPath, description_size
+
+MAX_PARAMETERS = 1_400_000
+"""Most parameters of an agreed model (paper section 2.1)."""
 
 LOGVAR_RANGE = (-9.0, 2.0)
 """Bounds of log variance: a posterior deviation between 0.011 and 2.7."""
@@ -206,3 +210,27 @@ def build_autoencoder(
 def count_parameters(model: nn.Module) -> int:
     """Return the number of parameters, those that learn only in stage one of attention included."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def parameters_of(model: ModelConfig, image: ImageConfig, num_classes: int) -> int:
+    """Return what `count_parameters` finds in `Autoencoder(model, image, num_classes)`.
+
+    A closed form: it takes microseconds and no memory, however large the model would be.
+
+    Raises:
+        ConfigError: the image's side does not fit the stages (`latent_grid`).
+    """
+    grid, latent, widths = latent_grid(model, image), model.latent_channels, model.widths
+    cells, pixels, ends = grid**2, image.size_px**2, image.channels * model.stem**2
+    total = pixels + (latent * cells + 1) * num_classes  # attention, head
+    total += 2 * 9 * ends * widths[0] + ends + latent * widths[-1]  # first and last of both sides
+    total += 2 * (widths[0] + widths[-1]) + 2 * latent * (widths[-1] + 1)  # norms, to_latent
+    for width, depth in zip(widths, model.depths, strict=True):
+        inner = int(width * model.bottleneck)
+        total += 2 * depth * (2 * width * inner // model.groups + 11 * inner)
+    for before, after in itertools.pairwise(widths):
+        total += 2 * (before + after) + 2 * (4 * before * after // model.groups)  # Down, Up
+    if model.linear_path:
+        numbers = description_size(image.channels, image.size_px // grid)
+        total += image.channels * pixels + cells * latent * (numbers + 2)
+    return total

@@ -81,6 +81,12 @@ def draw(cells: torch.Tensor, grid: int, channels: int, patch: int) -> torch.Ten
     return _grow(luminance, patch // side)
 
 
+def description_size(channels: int, patch: int) -> int:
+    """Return D, the numbers that describe a patch of `patch` pixels."""
+    side = patch_side(patch)
+    return side**2 + (2 * (side // COLOUR_POOL) ** 2 if channels == 3 else 0)
+
+
 class LinearPath(nn.Module):
     """One basis per latent cell, used for reading and (transposed) for writing.
 
@@ -94,8 +100,7 @@ class LinearPath(nn.Module):
     def __init__(self, channels: int, latent: int, grid: int, patch: int) -> None:
         super().__init__()
         self.channels, self.grid, self.patch = channels, grid, patch
-        side = patch_side(patch)
-        numbers = side**2 + (2 * (side // COLOUR_POOL) ** 2 if channels == 3 else 0)
+        numbers = description_size(channels, patch)
         size = grid * patch
         self.mean_image = nn.Parameter(torch.full((1, channels, size, size), 0.5))
         self.basis = nn.Parameter(torch.empty(grid * grid, latent, numbers))

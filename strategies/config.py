@@ -10,7 +10,12 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from mfm_core.autoencoder import MAX_PARAMETERS, latent_grid, parameters_of
 from mfm_core.config import ImageConfig, LearningConfig, ModelConfig, OntologyConfig, Part
+from mfm_core.errors import ConfigError
+
+MAX_LATENT = 2048
+"""Most latent numbers L: the second moment a site releases is `[L, L] float64`, then 32 MiB."""
 
 
 class AggregationConfig(Part):
@@ -65,5 +70,25 @@ class RunConfig(Part):
             raise ValueError(
                 f"learning.objective.attention.rounds is {stage_one} of {self.rounds} rounds; "
                 "stage two needs at least one round"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _model_can_be_sent(self) -> Self:
+        classes = len(self.ontology.classes)
+        try:
+            latent = self.model.latent_channels * latent_grid(self.model, self.image) ** 2
+            found = parameters_of(self.model, self.image, classes)
+        except ConfigError as error:
+            raise ValueError("; ".join(f"image: {text}" for text in error.problems)) from None
+        wrong = []
+        if found > MAX_PARAMETERS:
+            wrong.append(f"the model has {found:,} parameters, allowed are {MAX_PARAMETERS:,}")
+        if latent > MAX_LATENT:
+            wrong.append(f"its latent has {latent:,} numbers, allowed are {MAX_LATENT:,}")
+        if wrong:
+            raise ValueError(
+                f"model: at image.size_px {self.image.size_px} {' and '.join(wrong)}; use stem 8, "
+                "fewer or smaller widths, fewer latent_channels or a smaller image"
             )
         return self

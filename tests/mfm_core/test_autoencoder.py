@@ -5,7 +5,7 @@ import torch
 from opacus.validators import ModuleValidator
 from torch import nn
 
-from mfm_core.autoencoder import build_autoencoder, count_parameters
+from mfm_core.autoencoder import build_autoencoder, count_parameters, parameters_of
 from mfm_core.config import ImageConfig, ModelConfig
 from mfm_core.errors import ConfigError
 
@@ -31,6 +31,26 @@ def test_every_shipped_shape_stays_within_the_papers_budget(
     config = ModelConfig(stem=stem, linear_path=linear)
     image = ImageConfig(size_px=size, channels=channels)
     assert count_parameters(build_autoencoder(config, image, 15, seed=0)) <= 1_400_000
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [
+        (32, SMALL),
+        (160, ModelConfig()),
+        (224, ModelConfig(stem=8)),
+        (64, ModelConfig(linear_path=False, groups=1, bottleneck=0.3)),
+        (96, ModelConfig(widths=(32,), depths=(3,), groups=4, bottleneck=1.0)),
+        (128, ModelConfig(widths=(48, 16, 64, 32), depths=(1, 3, 2, 1), latent_channels=5)),
+        (64, ModelConfig(stem=8, widths=(16,) * 4, depths=(2,) * 4)),
+    ],
+)
+def test_the_closed_form_counts_what_is_built(size: int, shape: ModelConfig, channels: int) -> None:
+    image = ImageConfig(size_px=size, channels=channels)
+    for classes in (2, 15):
+        built = build_autoencoder(shape, image, classes, seed=0)
+        assert parameters_of(shape, image, classes) == count_parameters(built)
 
 
 @pytest.mark.parametrize("linear", [True, False])

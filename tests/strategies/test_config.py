@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mfm_core.autoencoder import build_autoencoder, count_parameters
 from mfm_core.config import canonical_hash, dump_yaml, load_yaml
 from mfm_core.errors import ConfigError
 from strategies.config import RunConfig
@@ -47,3 +48,54 @@ def test_every_problem_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, GOOD + "rounds: 0\nseed: -1\nimage: {size_px: 33}\n")
     assert len(caught.value.problems) == 3
+
+
+WIDE = "model: {widths: [1024, 1024, 1024]}\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image: {size_px: 64}\n",
+        "image: {size_px: 128}\n",
+        "image: {size_px: 128}\nmodel: {stem: 8}\n",
+        "image: {size_px: 224}\nmodel: {stem: 8}\n",
+        "model: {latent_channels: 128}\n",
+    ],
+)
+def test_a_model_that_can_be_sent_is_accepted(tmp_path: Path, text: str) -> None:
+    run = load(tmp_path, GOOD + text)
+    built = build_autoencoder(run.model, run.image, len(run.ontology.classes), seed=0)
+    assert count_parameters(built) <= 1_400_000
+    assert built.latent_size <= 2048
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("image: {size_px: 160}\n", ("1,405,714 parameters", "3,200 numbers")),
+        ("image: {size_px: 192}\n", ("1,794,322 parameters", "4,608 numbers")),
+        ("image: {size_px: 224}\n", ("2,253,586 parameters", "6,272 numbers")),
+        (WIDE, ("16,354,386 parameters", "smaller widths")),
+        ("image: {size_px: 96}\nmodel: {latent_channels: 64}\n", ("2,304 numbers",)),
+        (
+            "image: {size_px: 96}\n"
+            "model: {stem: 8, widths: [16, 16, 16, 16], depths: [1, 1, 1, 1]}\n",
+            ("image: size_px is 96", "multiple of 64"),
+        ),
+    ],
+)
+def test_a_model_too_large_to_be_sent_is_refused_at_load(
+    tmp_path: Path, text: str, words: tuple[str, ...]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, GOOD + text)
+    (problem,) = caught.value.problems
+    assert all(word in problem for word in words), problem
+
+
+def test_the_class_count_is_part_of_the_size(tmp_path: Path) -> None:
+    names = ", ".join(f"c{number}" for number in range(160))
+    large = f"name: first\nontology: {{classes: [{names}]}}\nimage: {{size_px: 128}}\n"
+    with pytest.raises(ConfigError, match="parameters, allowed are 1,400,000"):
+        load(tmp_path, large)
