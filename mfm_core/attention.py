@@ -6,12 +6,16 @@ formulas cannot be used as written: the loss `mean(W e) + lambda (mean(W) - 1)^2
 mean, so W grows without bound on easy pixels and falls without bound on hard ones, and `1 - W`
 has mean near 0 with negative weights, which would reward errors. Here W = 2 sigmoid(a) lies in
 (0, 2) with W = 1 at the start, and W* = 2 - W (that is 1 - W moved up by 1, which makes it
-non-negative) divided by its own mean. The map crosses the boundary as part of the weights.
+non-negative) divided by its own mean. Both means are taken where the loss uses the map, over the
+centres of whole SSIM windows (`window_centres`): a border of 5 pixels has no part in the error, so
+it must not pay the penalty either. The map crosses the boundary as part of the weights.
 """
 
 from __future__ import annotations
 
 import torch
+
+from mfm_core.ssim import window_centres
 
 
 def stage_one_weights(logits: torch.Tensor) -> torch.Tensor:
@@ -20,14 +24,18 @@ def stage_one_weights(logits: torch.Tensor) -> torch.Tensor:
 
 
 def mean_penalty(weights: torch.Tensor) -> torch.Tensor:
-    """Return (mean(W) - 1)^2, a scalar: what holds the mean of stage one near 1."""
-    return (weights.mean() - 1.0) ** 2
+    """Return (mean(W) - 1)^2, a scalar: what holds the mean of stage one near 1.
+
+    The mean is over the window centres of W `[..., H, W]`, sides of at least 11 pixels.
+    """
+    return (window_centres(weights).mean() - 1.0) ** 2
 
 
 def stage_two_weights(logits: torch.Tensor) -> torch.Tensor:
-    """Return W* = (1 - W + 1) / mean(1 - W + 1), `[1, 1, H, W]` in [0, inf), mean 1, detached.
+    """Return W* = (1 - W + 1) / mean(1 - W + 1), `[1, 1, H, W]` in [0, inf), detached.
 
+    The mean is over the window centres, where W* then has mean 1.
     2 - 2 sigmoid(a) = 2 sigmoid(-a) keeps its precision where W saturates.
     """
     raised = 2.0 * torch.sigmoid(-logits.detach())
-    return raised / raised.mean().clamp_min(torch.finfo(raised.dtype).tiny)
+    return raised / window_centres(raised).mean().clamp_min(torch.finfo(raised.dtype).tiny)
