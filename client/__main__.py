@@ -61,12 +61,15 @@ def explain(
 @app.command()
 def ledger(
     config: Annotated[Path, typer.Option(help="The site's settings, site.yaml.")],
+    witness: Annotated[
+        Path | None, typer.Option(help="Compare with the coordinator's rounds.jsonl.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List everything that has left this site, and check that the list is whole."""
     from client.ledger import read_outbox, table_of
 
-    read = read_outbox(config)
+    read = read_outbox(config, witness)
     if as_json:
         _print_json({"lines": read.lines, "problems": list(read.problems), "bytes": read.bytes})
     else:

@@ -12,6 +12,7 @@ from typing import Any
 from client.config import load_site_config
 from client.outbox import read_ledger, verify
 from client.site import LEDGER
+from mfm_core.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,46 @@ class OutboxReading:
         return sum(int(line.get("bytes", 0)) for line in self.lines)
 
 
-def read_outbox(site: Path) -> OutboxReading:
+def read_outbox(site: Path, witness: Path | None = None) -> OutboxReading:
     """Return the ledger of the site whose settings lie at `site` (site.yaml).
 
+    Args:
+        site: the settings.
+        witness: a coordinator's rounds.jsonl; every line it knows of this site must be here.
+
     Raises:
-        ConfigError: the settings cannot be read.
+        ConfigError: the settings or the witness cannot be read.
     """
-    path = load_site_config(site).state_folder / LEDGER
-    problems = verify(path)
+    config = load_site_config(site)
+    path = config.state_folder / LEDGER
+    problems = verify(path, () if witness is None else read_witness(witness, config.name))
     try:
         lines = read_ledger(path)
     except ValueError:
         lines = []
     return OutboxReading(path, lines, problems)
+
+
+def read_witness(path: Path, name: str) -> tuple[str, ...]:
+    """Return the hashes of a site's ledger lines that a coordinator's rounds.jsonl holds.
+
+    Raises:
+        ConfigError: not a rounds.jsonl, or one of a run without this site.
+    """
+    if not path.is_file():
+        raise ConfigError(str(path), ["there is no such file; check the path"])
+    try:
+        ledgers = [line["ledgers"] for line in read_ledger(path)]
+        found = tuple(str(of_site[name]) for of_site in ledgers if name in of_site)
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(
+            str(path), ["expected the coordinator's rounds.jsonl, with 'ledgers' in every line"]
+        ) from None
+    if not found:
+        raise ConfigError(
+            str(path), [f"no line knows of site {name!r}; take the file of a run it took part in"]
+        )
+    return found
 
 
 def table_of(read: OutboxReading) -> str:

@@ -3,8 +3,9 @@
 Every outgoing record is held against the agreed schema of its kind, checked for finite numbers
 and size, and listed in an append-only ledger before it may leave; if the line cannot be written,
 nothing leaves. Each line holds the hash of the line before, so an edited, removed or reordered
-line shows. A second small file holds number and hash of the last line, which shows a cut-off end;
-the hash also travels with the record, so the coordinator's ledger is a witness to the site's.
+line shows. A second small file, the head, holds number and hash of the last line, which shows a
+cut-off end: it exists before the first line and is at most one line behind, after a crash. The
+hash also travels with the record, so the coordinator's ledger is a witness to the site's.
 
 What crosses the hospital's boundary: exactly what the ledger lists.
 """
@@ -41,11 +42,18 @@ def line_hash(line: dict[str, Any]) -> str:
 
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a ledger; an end cut off in mid-line by a crash is left out."""
+    """Return the lines of a ledger; an end cut off in mid-line by a crash is left out.
+
+    Raises:
+        ValueError: a line is not a JSON object.
+    """
     if not path.is_file():
         return []
     whole = path.read_bytes().rpartition(b"\n")[0]
-    return [json.loads(line) for line in whole.splitlines()]
+    lines = [json.loads(line) for line in whole.splitlines()]
+    if not all(isinstance(line, dict) for line in lines):
+        raise ValueError("a line is not a JSON object")
+    return lines
 
 
 def verify(path: Path, witnessed: Iterable[str] = ()) -> tuple[str, ...]:
@@ -57,7 +65,7 @@ def verify(path: Path, witnessed: Iterable[str] = ()) -> tuple[str, ...]:
     """
     try:
         lines = read_ledger(path)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except ValueError:
         return ("a line is not JSON: the file was edited or damaged",)
     problems, previous = [], START
     for number, line in enumerate(lines, start=1):
@@ -66,9 +74,7 @@ def verify(path: Path, witnessed: Iterable[str] = ()) -> tuple[str, ...]:
         if line.get("hash") != line_hash(line):
             problems.append(f"line {number}: was changed after it was written")
         previous = str(line.get("hash"))
-    count, last = _read_head(path)
-    if len(lines) < count or (count and lines[count - 1].get("hash") != last):
-        problems.append(f"expected {count} lines ending in {last[:12]}: lines were removed")
+    problems += _head_problems(path, lines)
     known = {line.get("hash") for line in lines}
     problems += [
         f"line {h[:12]} is known elsewhere but missing" for h in witnessed if h not in known
@@ -80,12 +86,36 @@ def _head_path(path: Path) -> Path:
     return path.with_suffix(".head")
 
 
-def _read_head(path: Path) -> tuple[int, str]:
+def _head_problems(path: Path, lines: list[dict[str, Any]]) -> list[str]:
+    """Return in which way the head contradicts the lines; a crash leaves it one line behind."""
     head = _head_path(path)
     if not head.is_file():
-        return 0, START
-    content = json.loads(head.read_text(encoding="utf-8"))
-    return int(content["lines"]), str(content["hash"])
+        missing = f"{head.name} is missing, it was deleted: nothing shows whether lines are too"
+        return [missing] if lines else []
+    try:
+        content = json.loads(head.read_bytes())
+        count, last = int(content["lines"]), str(content["hash"])
+    except (ValueError, KeyError, TypeError):
+        return [f"{head.name} is damaged: nothing shows whether lines were removed"]
+    end = lines[count - 1].get("hash") if 0 < count <= len(lines) else START
+    if len(lines) < count or end != last:
+        return [f"expected {count} lines ending in {last[:12]}: lines were removed"]
+    if len(lines) > count + 1:
+        return [f"{len(lines)} lines where {head.name} knows {count}: lines or head were replaced"]
+    return []
+
+
+def _write_head(path: Path, count: int, last: str) -> None:
+    """Replace the head of a ledger, synced with its folder."""
+    head = _head_path(path)
+    temporary = head.with_suffix(".part")
+    _write_synced(temporary, "wb", json.dumps({"lines": count, "hash": last}).encode())
+    temporary.replace(head)
+    folder = os.open(head.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 class Outbox:
@@ -161,19 +191,16 @@ class Outbox:
     def _append_locked(self, facts: dict[str, Any]) -> str:
         _drop_torn_end(self.ledger)
         lines = read_ledger(self.ledger)
-        count, last = _read_head(self.ledger)
-        if len(lines) < count or (count and lines[count - 1]["hash"] != last):
-            raise ValueError("lines were removed or changed; run the ledger check")
+        if problems := _head_problems(self.ledger, lines):
+            raise ValueError(f"{problems[0]}; run the ledger check")
+        if not lines:
+            _write_head(self.ledger, 0, START)
         previous = str(lines[-1]["hash"]) if lines else START
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         line: dict[str, Any] = {"time": now, **facts, "previous": previous}
         line["hash"] = line_hash(line)
         _write_synced(self.ledger, "ab", (json.dumps(line, sort_keys=True) + "\n").encode())
-        head = _head_path(self.ledger)
-        temporary = head.with_suffix(".part")
-        content = {"lines": len(lines) + 1, "hash": line["hash"]}
-        _write_synced(temporary, "wb", json.dumps(content).encode())
-        temporary.replace(head)
+        _write_head(self.ledger, len(lines) + 1, line["hash"])
         return str(line["hash"])
 
 

@@ -8,7 +8,7 @@ import yaml
 from client.__main__ import call
 from client.config import LimitsConfig
 from client.ledger import read_outbox, table_of
-from client.outbox import Outbox
+from client.outbox import Outbox, read_ledger
 from mfm_core.sums import Sum
 from strategies import wire
 from strategies.answers import Answer
@@ -76,3 +76,57 @@ def test_a_line_that_is_not_json_is_a_problem(site, capsys):
 def test_settings_that_cannot_be_read_are_code_1(tmp_path, capsys):
     assert call(["ledger", "--config", str(tmp_path / "none.yaml")]) == 1
     assert "check the path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", [None, "{"])
+def test_a_head_that_is_gone_or_damaged_is_not_whole_and_code_1(site, capsys, text):
+    head = send(site, 3).with_suffix(".head")
+    head.unlink()
+    if text is not None:
+        head.write_text(text)
+    assert call(["ledger", "--config", str(site)]) == 1
+    printed = capsys.readouterr().out
+    assert "PROBLEM: outbox.head is" in printed and "NOT whole" in printed
+
+
+def write_rounds(site: Path, hashes: list[str], name: str = "north") -> Path:
+    """Write what a coordinator noted, with another site and a step that failed in between."""
+    path = site.parent / "rounds.jsonl"
+    lines = [{"phase": "hello", "ledgers": {name: h, "south": "f" * 64}} for h in hashes]
+    path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"ledgers": {}}]))
+    return path
+
+
+def test_the_coordinators_file_is_a_witness(site, capsys):
+    ledger = send(site, 3)
+    hashes = [str(line["hash"]) for line in read_ledger(ledger)]
+    asked = ["ledger", "--config", str(site), "--witness", str(write_rounds(site, hashes))]
+    assert call(asked) == 0
+    for path in (ledger, ledger.with_suffix(".head")):
+        path.unlink()
+    send(site, 3)
+    assert call(asked[:3]) == 0
+    capsys.readouterr()
+    assert call(asked) == 1
+    printed = capsys.readouterr().out
+    assert printed.count("known elsewhere but missing") == 3 and "NOT whole" in printed
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "check the path"),
+        ("scribble\n", "rounds.jsonl"),
+        ("5\n", "rounds.jsonl"),
+        ('{"phase": "hello"}\n', "'ledgers'"),
+        ('{"ledgers": 5}\n', "'ledgers'"),
+        ('{"ledgers": {"south": "f"}}\n', "no line knows of site 'north'"),
+    ],
+)
+def test_a_file_that_is_no_witness_is_code_1(site, capsys, text, reason):
+    send(site, 1)
+    path = site.parent / "other.txt"
+    if text is not None:
+        path.write_text(text)
+    assert call(["ledger", "--config", str(site), "--witness", str(path)]) == 1
+    assert reason in capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 from flwr.app import RecordDict
 
 from client.config import LimitsConfig
-from client.outbox import Outbox, read_ledger, verify
+from client.outbox import START, Outbox, _write_head, read_ledger, verify
 from mfm_core.errors import OutboxRefusal
 from mfm_core.sums import Sum
 from strategies import wire
@@ -81,6 +81,7 @@ TAMPERINGS: dict[str, Callable[[list[str]], list[str]]] = {
     "reordered": lambda lines: [lines[1], lines[0], *lines[2:]],
     "repeated": lambda lines: [*lines[:2], lines[1], *lines[2:]],
     "not JSON": lambda lines: ["{", *lines[1:]],
+    "not an object": lambda lines: ["5", *lines[1:]],
 }
 
 
@@ -133,6 +134,60 @@ def test_a_crash_between_line_and_head_is_not_tampering(full: Path) -> None:
     assert verify(full) == ()
     send(make(full.parent), 7)
     assert verify(full) == ()
+
+
+def test_a_crash_after_the_very_first_line_is_not_tampering(tmp_path: Path) -> None:
+    outbox = make(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("client.outbox._write_head", crash_at_line_one(_write_head))
+        with pytest.raises(OutboxRefusal, match="crash"):
+            send(outbox)
+    assert len(read_ledger(outbox.ledger)) == 1 and verify(outbox.ledger) == ()
+    send(outbox, 2)
+    assert len(read_ledger(outbox.ledger)) == 2 and verify(outbox.ledger) == ()
+
+
+def crash_at_line_one(write: Callable[[Path, int, str], None]) -> Callable[[Path, int, str], None]:
+    def crash(path: Path, count: int, last: str) -> None:
+        if count == 1:
+            raise OSError("crash")
+        write(path, count, last)
+
+    return crash
+
+
+HEADS: dict[str, tuple[str | None, str]] = {
+    "deleted": (None, "missing"),
+    "empty": ("", "damaged"),
+    "cut off": ('{"lines": 5, "ha', "damaged"),
+    "not an object": ("[5]", "damaged"),
+    "other fields": ("{}", "damaged"),
+    "of no line": (json.dumps({"lines": 0, "hash": START}), "replaced"),
+    "of another chain": (json.dumps({"lines": 3, "hash": "e" * 64}), "removed"),
+}
+
+
+@pytest.mark.parametrize("how", HEADS)
+def test_a_head_that_was_touched_is_a_problem_and_nothing_leaves(full: Path, how: str) -> None:
+    text, word = HEADS[how]
+    full.write_text("".join(full.read_text().splitlines(keepends=True)[:3]))
+    full.with_suffix(".head").unlink()
+    if text is not None:
+        full.with_suffix(".head").write_text(text)
+    (problem,) = verify(full)
+    assert word in problem
+    with pytest.raises(OutboxRefusal, match="nothing leaves"):
+        send(make(full.parent), 6)
+    assert len(read_ledger(full)) == 3
+
+
+def test_a_head_two_lines_behind_is_a_problem(full: Path) -> None:
+    head = full.with_suffix(".head")
+    before = head.read_text()
+    send(make(full.parent), 6)
+    send(make(full.parent), 7)
+    head.write_text(before)
+    assert "replaced" in verify(full)[0]
 
 
 @pytest.mark.parametrize(
