@@ -95,6 +95,14 @@ class Exchange:
     seconds: float
 
 
+class QuorumMissed(TooFewSites):
+    """An exchange ended below the quorum; `went` tells how, for the ledger."""
+
+    def __init__(self, text: str, went: Exchange) -> None:
+        self.went = went
+        super().__init__(text)
+
+
 Accept = Callable[[Site, RecordDict], None]
 """Checks and adds one reply; raises UpdateRejected."""
 
@@ -194,7 +202,7 @@ def exchange(
         report: called with a short line whenever a site has answered.
 
     Raises:
-        TooFewSites: fewer than the quorum were added after the last attempt.
+        QuorumMissed: fewer than the quorum were added after the last attempt.
     """
     start, state, asked = time.monotonic(), _Round(accept), tuple(sites)
     attempts, again = 0, asked
@@ -202,15 +210,17 @@ def exchange(
         attempts += 1
         _ask_once(grid, again, request, state, rules, report)
         again = tuple(site for site in asked if _may_ask_again(state.outcomes[site.label]))
-    outcomes = dict(sorted(state.outcomes.items()))
+    outcomes, sent = dict(sorted(state.outcomes.items())), dict(sorted(state.sent.items()))
+    went = Exchange(outcomes, sent, attempts, time.monotonic() - start)
     if state.count() < rules.quorum:
         lines = ", ".join(f"{label} {outcome}" for label, outcome in outcomes.items())
-        raise TooFewSites(
+        raise QuorumMissed(
             f"{request[0]} {request[2]}: {state.count()} of {len(asked)} sites answered usably "
             f"after {attempts} attempts, the quorum is {rules.quorum}: {lines}; mend the named "
-            "sites and resume the run"
+            "sites and resume the run",
+            went,
         )
-    return Exchange(outcomes, dict(sorted(state.sent.items())), attempts, time.monotonic() - start)
+    return went
 
 
 def _may_ask_again(outcome: str) -> bool:

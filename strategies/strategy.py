@@ -29,7 +29,7 @@ from strategies.aggregation import ServerState
 from strategies.answers import Answer
 from strategies.collector import Collector, Identity, Pooled
 from strategies.plan import MESSAGE_TYPES, Kind, Step
-from strategies.rounds import Exchange, RoundRules, Site, exchange, find_sites
+from strategies.rounds import Exchange, QuorumMissed, RoundRules, Site, exchange, find_sites
 
 log = logging.getLogger("flwr.mfm")
 
@@ -127,7 +127,8 @@ class PhasedStrategy(Strategy):
         come from the agreed run, so Flower's other arguments are not used.
 
         Raises:
-            TooFewSites: a phase did not reach its quorum; the state before it is kept.
+            TooFewSites: a phase did not reach its quorum; the state before it is kept and the
+                ledger names who was asked and the outcomes, until a resume repeats the phase.
         """
         self.state = replace(self.state, weights=initial_arrays[wire.MODEL].numpy())
         self.summary()
@@ -225,14 +226,20 @@ class PhasedStrategy(Strategy):
         content = self.identity.compose(step, phase.request(self.state))
         request = (MESSAGE_TYPES[step.kind], content, str(step.round))
         self.journal.report(step, done, phases, f"asked {len(sites)} sites")
-        went = exchange(
-            grid,
-            sites,
-            request,
-            collector.add,
-            self.rules,
-            lambda text: self.journal.report(step, done, phases, text),
-        )
+        try:
+            went = exchange(
+                grid,
+                sites,
+                request,
+                collector.add,
+                self.rules,
+                lambda text: self.journal.report(step, done, phases, text),
+            )
+        except QuorumMissed as error:
+            self._names.update(collector.names)
+            went, facts = self._with_names(error.went, sites), {"failed": error.code}
+            self.journal.write(_ledger_line(step, went, collector.result(), facts))
+            raise
         self._names.update(collector.names)
         return collector.result(), self._with_names(went, sites)
 

@@ -125,7 +125,11 @@ def test_a_site_lost_on_the_way_is_named_and_below_the_quorum_the_run_stops() ->
     notebook = Notebook()
     with pytest.raises(TooFewSites, match="c no-reply"):
         run({1: site("a"), 2: site("b", 3), 3: site("c", 3)}, notebook)
-    assert notebook.of("keep")[-1].done == 2 and len(notebook.of("write")) == 3
+    assert notebook.of("keep")[-1].done == 2 and len(notebook.of("write")) == 4
+    line = notebook.of("write")[-1]
+    assert (line["phase"], line["round"], line["failed"]) == ("train", 3, "quorum")
+    assert line["sites"] == {"a": "ok", "b": "no-reply", "c": "no-reply"}
+    assert line["site_images"] == {"a": 2} and line["attempts"] == 1
 
 
 def test_two_sites_of_one_name_cannot_both_count() -> None:
