@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from mfm_core.atlas import Atlas, atlas_from
 from mfm_core.autoencoder import Autoencoder, build_autoencoder
 from mfm_core.checkpoint import encoder_hash, flat_weights, load_flat_weights
+from mfm_core.errors import DataError
 from mfm_core.evaluation import metrics_from
 from mfm_core.head import Head, choose_head, chosen_head, fit_heads
 from mfm_core.patches import start_linear_path
-from mfm_core.sums import Sum
+from mfm_core.sums import Array, Sum
 from strategies import aggregation
 from strategies.answers import SUPPRESSED, Answer, answer_of, heads_sum, read_training_sum
 from strategies.collector import Pooled
@@ -155,8 +156,13 @@ class LatentSums(Asking):
         return {"suppressed_cells": int(total[SUPPRESSED][0])}
 
     def finish(self, state: RunState, pooled: Pooled) -> tuple[RunState, dict[str, Any]]:
-        """Return the state with the pooled latent sums."""
+        """Return the state with the pooled latent sums.
+
+        Raises:
+            DataError: too few patients for an atlas; nothing is kept, so a resume asks again.
+        """
         assert pooled.total is not None
+        refuse_too_few_patients(pooled.total["class.count"])
         counts = [round(float(count)) for count in pooled.total["class.count"]]
         facts = {
             "patients_per_class": dict(zip(self.run.ontology.classes, counts, strict=True)),
@@ -164,6 +170,24 @@ class LatentSums(Asking):
         }
         sums = {**state.sums, "latent_sums": pooled.total}
         return replace(state, sums=sums, facts={**state.facts, "latent_sums": facts}), facts
+
+
+def refuse_too_few_patients(counts: Array) -> None:
+    """Refuse class counts `[K]` from which `atlas_from` could make no atlas.
+
+    Raises:
+        DataError: not more patients than classes, or a negative count.
+    """
+    patients, classes = float(counts.sum()), int((counts > 0).sum())
+    if counts.min(initial=0.0) < 0 or patients <= classes:
+        raise DataError(
+            "latent sums",
+            [
+                f"found {patients:.0f} training patients in {classes} classes over all sites, "
+                "expected more patients than classes and no negative count; lower min_cell_count "
+                "at the sites or admit more sites, then resume the run, which asks again"
+            ],
+        )
 
 
 class Heads(Asking):

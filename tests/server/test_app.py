@@ -13,10 +13,11 @@ from flwr.app import ArrayRecord, Message
 from flwr.serverapp.strategy import Strategy
 
 from client.outbox import read_ledger, verify
+from client.site import close_sites
 from mfm_core.atlas import load_atlas
 from mfm_core.checkpoint import load_model, weight_schema
-from mfm_core.config import canonical_hash
-from mfm_core.errors import CheckpointError, ConfigError, TooFewSites
+from mfm_core.config import canonical_hash, dump_yaml
+from mfm_core.errors import CheckpointError, ConfigError, DataError, TooFewSites
 from server.app import final_hash, run_federation
 from server.journal import read_lines
 from server.phases import Asking, Training, first_state, new_model
@@ -25,7 +26,7 @@ from strategies.code_hash import code_hash
 from strategies.collector import Identity
 from strategies.plan import Step
 from strategies.strategy import PhasedStrategy, RunState
-from tests.server.hospitals import RUN, consortium, lay_out, make_grid
+from tests.server.hospitals import RUN, consortium, lay_out, make_grid, site_config
 from tests.strategies.memory_grid import Node
 
 
@@ -210,8 +211,12 @@ def test_below_the_quorum_the_run_stops_and_says_who(folder: Path) -> None:
         run_federation(make_grid(folder, wrap={1: fault}), settings, resume=False)  # type: ignore[dict-item]
     progress = json.loads((settings.output / "progress.json").read_text())
     assert progress["phase"] == "failed" and "south rejected:nan" in progress["message"]
+    line = read_lines(settings.output)[-1]
+    assert (line["phase"], line["round"], line["failed"]) == ("train", 1, "quorum")
+    assert line["sites"] == {"north": "ok", "south": "rejected:nan"}
     state = run_federation(make_grid(folder), settings, resume=True)
     assert state.done == 7
+    assert not any("failed" in line for line in read_lines(settings.output))
 
 
 def test_registered_names_bind_what_a_site_may_call_itself(folder: Path) -> None:
@@ -255,3 +260,27 @@ def test_flowers_own_loop_over_our_strategy_gives_the_same_weights(folder: Path)
     stock = Strategy.start(make(), make_grid(folder), arrays, num_rounds=2)
     assert np.array_equal(ours, stock.arrays[wire.MODEL].numpy())
     assert stock.train_metrics_clientapp[2]["num-images"] == 48
+
+
+def test_when_every_cell_is_suppressed_the_run_stops_and_a_resume_asks_again(
+    tmp_path: Path,
+) -> None:
+    folder = lay_out(tmp_path / "suppressed")
+
+    def allow(min_cell_count: int) -> None:
+        close_sites()
+        for index, name in enumerate(("north", "south")):
+            path = folder / "sites" / f"{index}.yaml"
+            path.unlink()
+            dump_yaml(site_config(name, min_cell_count=min_cell_count), path)
+
+    settings = consortium(folder, "out")
+    allow(8)
+    with pytest.raises(DataError, match="found 0 training patients in 0 classes"):
+        run_federation(make_grid(folder), settings, resume=False)
+    progress = json.loads((settings.output / "progress.json").read_text())
+    assert progress["phase"] == "failed" and "lower min_cell_count" in progress["message"]
+    allow(1)
+    state = run_federation(make_grid(folder), settings, resume=True)
+    assert state.done == 7 and state.sums["latent_sums"]["class.count"].tolist() == [12, 12]
+    assert json.loads((settings.output / "server.json").read_text())["status"] == "complete"

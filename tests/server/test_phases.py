@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mfm_core.checkpoint import weight_schema
+from mfm_core.errors import DataError
 from mfm_core.evaluation import metric_sum
 from mfm_core.head import SHRINKAGES
 from mfm_core.latent_sums import latent_sum
@@ -92,3 +93,14 @@ def test_without_validation_images_the_trained_head_stays(released: RunState) ->
     after, facts = Heads(RUN, Step("heads")).finish(released, Pooled(0, None, nothing, {}))
     assert facts["chosen_head"] == 0
     assert np.array_equal(after.weights, released.weights)
+
+
+@pytest.mark.parametrize("counts", [(0.0, 0.0), (1.0, 1.0), (-3.0, 90.0)])
+def test_too_few_patients_end_the_phase_with_what_to_do(counts: tuple[float, float]) -> None:
+    schema = answer_of(RUN, "latent_sums").total
+    assert schema is not None
+    arrays = {name: np.zeros(shape) for name, shape in schema}
+    total = Sum({**arrays, "class.count": np.array(counts)})
+    phase = LatentSums(RUN, Step("latent_sums"))
+    with pytest.raises(DataError, match="lower min_cell_count"):
+        phase.finish(first_state(RUN), Pooled(2, None, total, {}))
