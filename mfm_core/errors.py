@@ -18,10 +18,20 @@ may leave a hospital in place of the text; `exit_code` is what a command returns
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 
 PROBLEMS_SHOWN = 50
 """Problems in the text of an error; `problems` holds all of them."""
+
+
+def system_refusal(error: OSError) -> str:
+    """Return what the operating system refused, in one line for people."""
+    reason = error.strerror or str(error)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    advice = "free some space" if full else "check the path and its permissions"
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{reason}; {advice}"
 
 
 class MfmError(Exception):

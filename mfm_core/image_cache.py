@@ -73,6 +73,7 @@ def _decode_all(
 ) -> list[tuple[int, str]]:
     """Decode into the file `part` with one thread per processor; return index and reason."""
     pixels = open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
+    _reserve(part)
 
     def decode(index: int) -> str | None:
         try:
@@ -86,6 +87,21 @@ def _decode_all(
         reasons = list(pool.map(decode, range(len(entries))))
     pixels.flush()
     return [(index, reason) for index, reason in enumerate(reasons) if reason is not None]
+
+
+def _reserve(part: Path) -> None:
+    """Claim the file's whole space: a map on a full disk would end the process without a word.
+
+    Raises:
+        OSError: there is not enough space; names the file.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with part.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(part)) from None
 
 
 def _commit(part: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import sys
 import tempfile
@@ -21,8 +22,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mfm_core.errors import ConfigError, MfmError
-from simulation.config import PhantomSource, StudyConfig, load_study
+from mfm_core.errors import ConfigError, MfmError, system_refusal
+from simulation.config import NAME, PhantomSource, StudyConfig, load_study
 
 STUDIES = Path(__file__).parent / "studies"
 
@@ -183,17 +184,15 @@ def new(
     folder: Annotated[Path, typer.Option("--folder", help="Where to write it.")] = Path("."),
 ) -> None:
     """Write a study file with comments to start from."""
+    if not re.fullmatch(NAME, name):
+        reason = f"use small letters, digits, - and _, at most 40 (found {name!r})"
+        raise ConfigError("name of the study", [reason])
     path = folder / f"{name}.yaml"
     if path.exists():
         raise ConfigError(str(path), ["is there already; choose another name"])
     text = (STUDIES / "template.yaml").read_text(encoding="utf-8")
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text.replace("name: template", f"name: {name}"), encoding="utf-8")
-    try:
-        load_study(path)
-    except ConfigError:
-        path.unlink()
-        raise
     print(f"Wrote {path}; next: mfm-simulate check {path}")
 
 
@@ -264,13 +263,14 @@ def call(arguments: list[str] | None = None) -> int:
     except MfmError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(system_refusal(error), file=sys.stderr)
     except Interrupted:
         print("Interrupted; everything was stopped. The same command goes on.", file=sys.stderr)
-        return 3
     except Exception:
         traceback.print_exc()
         print("This is a defect of mfm-simulate; please report the lines above.", file=sys.stderr)
-        return 3
+    return 3
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -196,3 +197,20 @@ def test_one_folder_per_class_with_sixteen_bit_and_mixed_files(tmp_path: Path) -
     assert len(images) == 12
     assert sorted(images.labels.tolist()) == [0] * 6 + [1] * 6
     assert len(np.unique(images.patients)) == 12
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
+    """Without the space claimed beforehand, writing to the map ends the process (SIGBUS)."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("mfm_core.image_cache.os.posix_fallocate", full)
+    (tmp_path / "a").mkdir()
+    Image.new("L", (32, 32)).save(tmp_path / "a" / "x.png")
+    data = DataConfig(root=tmp_path)
+    ontology = OntologyConfig(classes=("a", "b"))
+    with pytest.raises(OSError, match="No space left") as caught:
+        open_images(data, ontology, ImageConfig(size_px=32), tmp_path / ".cache")
+    assert str(tmp_path) in caught.value.filename
+    assert not list((tmp_path / ".cache").iterdir())

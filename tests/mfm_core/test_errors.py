@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import errno
 import re
 
 from mfm_core import errors
-from mfm_core.errors import ConfigError, DataError, MfmError, UpdateRejected
+from mfm_core.errors import ConfigError, DataError, MfmError, UpdateRejected, system_refusal
 
 
 def descendants(kind: type[MfmError]) -> list[type[MfmError]]:
@@ -38,3 +39,10 @@ def test_all_problems_are_listed_at_once() -> None:
 def test_a_rejected_update_carries_its_reason_beside_its_text() -> None:
     error = UpdateRejected("nan", "a value is not finite")
     assert (error.reason, str(error), error.code) == ("nan", "a value is not finite", "rejected")
+
+
+def test_what_the_system_refuses_is_one_plain_line():
+    full = OSError(errno.ENOSPC, "No space left on device", "/data/x")
+    assert system_refusal(full) == "/data/x: No space left on device; free some space"
+    assert system_refusal(OSError(errno.EROFS, "Read-only")).startswith("Read-only; check")
+    assert system_refusal(OSError("12 requested and 3 written")).startswith("12 requested")
