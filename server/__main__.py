@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mfm_core.errors import ConfigError, MfmError
+from mfm_core.errors import ConfigError, MfmError, system_refusal
 from server.journal import PROGRESS, read_lines
 
 app = typer.Typer(
@@ -50,19 +50,29 @@ def read_status(folder: Path) -> dict[str, Any]:
         reason = f"no {PROGRESS}: not a run folder, or the run has not begun"
         raise ConfigError(str(folder), [reason])
     try:
-        progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-        lines = read_lines(folder)
-        ended = folder / "server.json"
-        results = json.loads(ended.read_text(encoding="utf-8")) if ended.is_file() else {}
+        return _read_run(folder)
     except json.JSONDecodeError as error:
         raise ConfigError(str(folder), [f"a file is not JSON: {error}"]) from None
+    except (UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        reason = f"{PROGRESS}, the journal or server.json is damaged or of another program"
+        raise ConfigError(str(folder), [reason]) from None
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
+    progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+    missing = {"phase", "step", "steps", "message"} - progress.keys()
+    if missing:
+        raise KeyError(*missing)
+    ended = folder / "server.json"
+    results = json.loads(ended.read_text(encoding="utf-8")) if ended.is_file() else {}
     kept = ("status", "macro_auc", "reconstruction_ssim", "final_hash", "seconds")
     return {
         "status": _describe(progress, results),
         "progress": progress,
         "results": {key: results[key] for key in kept if key in results},
         "exchanges": [
-            {key: line[key] for key in ("phase", "round", "seconds", "sites")} for line in lines
+            {key: line[key] for key in ("phase", "round", "seconds", "sites")}
+            for line in read_lines(folder)
         ],
     }
 
@@ -95,6 +105,9 @@ def main() -> None:
     except MfmError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        print(system_refusal(error), file=sys.stderr)
+        sys.exit(3)
 
 
 if __name__ == "__main__":

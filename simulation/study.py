@@ -30,6 +30,7 @@ from mfm_core.explanation import explanation_scores
 from mfm_core.gallery import Pictures, take_pictures
 from mfm_core.report import finite, write_report
 from simulation.baselines import pool
+from simulation.compare import load_results
 from simulation.config import PhantomSource, StudyConfig
 from simulation.engine import Federation
 from simulation.hospitals import (
@@ -103,7 +104,7 @@ def finished_results(order: Order) -> dict[str, Any] | None:
     """Return results.json of a finished run of this very study, else None.
 
     Raises:
-        ConfigError: the folder holds another study.
+        ConfigError: the folder holds another study or damaged results.
     """
     path = order.folder / "results.json"
     if order.fresh or not path.is_file():
@@ -112,7 +113,7 @@ def finished_results(order: Order) -> dict[str, Any] | None:
     if found is None:
         return None
     prepare(order.study, order.data, order.folder)
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    return dict(load_results([order.folder])[0][1])
 
 
 def run_study(order: Order, display: Display) -> dict[str, Any]:

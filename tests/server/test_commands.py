@@ -55,3 +55,15 @@ def test_no_run_is_a_refusal_without_a_traceback(
 
 def test_wrong_use_is_exit_code_2(monkeypatch: pytest.MonkeyPatch) -> None:
     assert call(monkeypatch, "status") == 2
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"phase": "done"}', "\xff"])
+def test_a_damaged_file_is_a_refusal_without_a_traceback(
+    folder: Path, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("rounds.jsonl", "progress.json"):
+        (folder / name).write_bytes(text.encode("latin-1") + b"\n")
+        if name == "rounds.jsonl" and not text:
+            continue
+        assert call(monkeypatch, "status", str(folder)) == 1
+        assert str(folder) in capsys.readouterr().err
