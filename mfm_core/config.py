@@ -219,6 +219,15 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_PLAIN = {
+    "extra_forbidden": "unknown key; remove it or correct its spelling",
+    "tuple_type": "expected a list, e.g. [a, b]",
+    "union_tag_not_found": "has no kind",
+    "union_tag_invalid": "unknown kind; use {expected_tags}",
+}
+"""Pydantic's words for Python programmers, said to people."""
+
+
 def problems_of(error: ValidationError) -> list[str]:
     """Return one line per problem: dotted path, what is wrong, what was found."""
     lines = []
@@ -226,12 +235,45 @@ def problems_of(error: ValidationError) -> list[str]:
         path = ".".join(str(step) for step in item["loc"]) or "(file)"
         message = item["msg"].removeprefix("Value error, ")
         found = f" (found {repr(item['input'])[:80]})"
-        if item["type"] in ("missing", "value_error"):
+        if item["type"] in ("missing", "value_error", "extra_forbidden"):
             found = ""
-        if item["type"] == "extra_forbidden":
-            message, found = "unknown key; remove it or correct its spelling", ""
+        if item["type"] in _PLAIN:
+            message = _PLAIN[item["type"]].format(**item.get("ctx", {}))
         lines.append(f"{path}: {message}{found}")
     return lines
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the value of a YAML text.
+
+    Raises:
+        ValueError: it is not YAML, or a key stands twice in a block.
+    """
+    try:
+        return yaml.load(text, Loader=_UniqueKeys)
+    except Exception as error:  # wrong dates, tags and depths raise whatever Python does
+        raise ValueError(str(error) or type(error).__name__) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the keys and values of a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, or is not YAML with keys at the top.
+    """
+    try:
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror}); check the path"
+        raise ConfigError(str(path), [reason]) from None
+    except UnicodeDecodeError as error:
+        reason = f"is not UTF-8 text (byte {error.start}); save it as UTF-8"
+        raise ConfigError(str(path), [reason]) from None
+    except ValueError as error:
+        raise ConfigError(str(path), [f"is not readable YAML: {error}"]) from None
+    if not isinstance(content, dict):
+        raise ConfigError(str(path), ["expected a mapping of keys to values at the top"])
+    return content
 
 
 def load_yaml(path: Path, part: type[AnyPart]) -> AnyPart:
@@ -241,16 +283,7 @@ def load_yaml(path: Path, part: type[AnyPart]) -> AnyPart:
         ConfigError: the file is missing, is not YAML or has wrong fields; all are listed.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror}); check the path"
-        raise ConfigError(str(path), [reason]) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [f"is not readable YAML: {error}"]) from None
-    if not isinstance(content, dict):
-        raise ConfigError(str(path), ["expected a mapping of keys to values at the top"])
-    try:
-        return part.model_validate(content)
+        return part.model_validate(read_yaml(path))
     except ValidationError as error:
         raise ConfigError(str(path), problems_of(error)) from None
 

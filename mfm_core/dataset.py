@@ -20,7 +20,14 @@ from mfm_core.image_cache import open_pixels
 from mfm_core.manifest import Entry, read_manifest
 from mfm_core.splits import SPLITS, grouped_split, stratified_grouped_folds
 
-__all__ = ["SPLITS", "ImageSet", "grouped_split", "open_images", "stratified_grouped_folds"]
+__all__ = [
+    "SPLITS",
+    "ImageSet",
+    "grouped_split",
+    "open_images",
+    "stratified_grouped_folds",
+    "whole_problems",
+]
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ def open_images(
     pixels, failures = open_pixels(entries, image, data.frame, cache_folder)
     for index, reason in failures:
         findings.add(entries[index].place, reason)
-    problems = findings.lines() or _whole_problems(entries, ontology)
+    problems = findings.lines() or whole_problems(entries, ontology)
     if problems:
         raise DataError(str(data.manifest or data.root), problems)
     labels = np.array([entry.label for entry in entries], dtype=np.int64)
@@ -88,7 +95,7 @@ def open_images(
     )
 
 
-def _whole_problems(entries: Sequence[Entry], ontology: OntologyConfig) -> list[str]:
+def whole_problems(entries: Sequence[Entry], ontology: OntologyConfig) -> list[str]:
     """Return what is wrong with the set although each row is right."""
     if not entries:
         return ["no image is left; check where, label_mapping and the folder"]

@@ -182,8 +182,9 @@ def _read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _check_columns(data: DataConfig, header: list[str]) -> None:
-    """Raise unless the header has every column that the settings name, once."""
+    """Raise unless the header has every column that the settings name, and none twice."""
     columns = data.columns
+    twice = sorted({name for name in header if name and header.count(name) > 1})
     wanted = [
         ("columns.file", columns.file),
         ("columns.label", columns.label),
@@ -192,14 +193,12 @@ def _check_columns(data: DataConfig, header: list[str]) -> None:
         *((f"columns.attributes.{name}", column) for name, column in columns.attributes.items()),
         *((f"where.{name}", name) for name in data.where),
     ]
-    problems = []
+    problems = [f"column {name!r} stands twice in the header; keep one" for name in twice]
     for place, name in wanted:
         if name not in header:
             near = get_close_matches(name, header, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             problems.append(f"{place}: no column {name!r}; {hint}it has {', '.join(header)}")
-        elif header.count(name) > 1:
-            problems.append(f"{place}: column {name!r} stands twice in the header")
     if problems:
         raise DataError(str(data.manifest), problems)
 

@@ -6,6 +6,7 @@ path of one machine. What crosses a hospital's boundary: only the `run` part, as
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +15,13 @@ from typing import Annotated, Any, Literal, Self, get_args
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from mfm_core.config import DataConfig, Part, problems_of
+from mfm_core.config import DataConfig, Part, parse_yaml, problems_of, read_yaml
 from mfm_core.errors import ConfigError
 from simulation.phantoms import PhantomConfig
 from strategies.config import RunConfig
+
+MANIFEST_COLUMNS = ("file", "label", "patient", "split")
+"""Columns of an invented hospital's manifest; its attributes stand beside them."""
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"
 
@@ -209,7 +213,11 @@ def _ontology_problems(study: StudyConfig) -> list[str]:
             if site.coupling is not None:
                 at, tie = f"hospitals.sites.{site.name}.coupling", site.coupling
                 named.append((at, tie.attribute, tie.value, tie.label))
-    problems = []
+    problems = [
+        f"run.ontology.attributes.{name}: is a column of every hospital's own; name it otherwise"
+        for name in ontology.attributes
+        if name in MANIFEST_COLUMNS
+    ]
     for where, attribute, value, label in named:
         values = ontology.attributes.get(attribute, ())
         if not values:
@@ -242,6 +250,8 @@ def _site_problems(study: StudyConfig) -> list[str]:
         problems.append(f"quorum is {study.quorum} of {sites} hospitals; use {sites} or fewer")
     if isinstance(rule, ColumnRule) and len(rule.values) == 1:
         problems.append("hospitals.values: one hospital is no federation; name two or more")
+    if isinstance(rule, ColumnRule) and len(set(rule.values)) < len(rule.values):
+        problems.append("hospitals.values: a value stands twice; name every one once")
     source = study.source
     if isinstance(source, PhantomSource):
         patients = sum(hospital.patients for hospital in source.phantoms.hospitals)
@@ -272,8 +282,8 @@ def override(content: dict[str, Any], settings: Mapping[str, str]) -> dict[str, 
             problems.append(f"{key}: does not lead to a key of the study")
             continue
         try:
-            place[last] = yaml.safe_load(text)
-        except yaml.YAMLError:
+            place[last] = parse_yaml(text)
+        except ValueError:
             problems.append(f"{key}: {text!r} is not a YAML value")
     if problems:
         raise ConfigError("--set", problems)
@@ -286,25 +296,38 @@ def load_study(path: Path, settings: Mapping[str, str] | None = None) -> StudyCo
     Raises:
         ConfigError: every problem of the file, by dotted path.
     """
+    content, problems, study = override(read_yaml(path), settings or {}), [], None
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror}); check the path"
-        raise ConfigError(str(path), [reason]) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [f"is not YAML: {error}"]) from None
-    if not isinstance(content, dict):
-        raise ConfigError(str(path), ["expected a mapping of keys to values at the top"])
-    try:
-        study = StudyConfig.model_validate(override(content, settings or {}))
+        study = StudyConfig.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(str(path), [_without_tag(line) for line in problems_of(error)]) from None
-    problems = [*_ontology_problems(study), *_site_problems(study)]
-    if problems:
+        problems = [_without_tag(line) for line in problems_of(error)]
+        study = _without_unknown_keys(content, error)
+    if study is not None:
+        problems += [*_ontology_problems(study), *_site_problems(study)]
+    if problems or study is None:
         raise ConfigError(str(path), problems)
     return study
 
 
+def _without_unknown_keys(content: dict[str, Any], error: ValidationError) -> StudyConfig | None:
+    """Return the study without its unknown keys, None where more than these is wrong."""
+    known = copy.deepcopy(content)
+    for item in error.errors():
+        if item["type"] != "extra_forbidden":
+            return None
+        *path, last = item["loc"]
+        if path and path[0] in ("source", "hospitals", "split"):
+            del path[1]  # the kind, which pydantic puts among the keys
+        place: Any = known
+        for step in path:
+            place = place[step]
+        place.pop(last)
+    try:
+        return StudyConfig.model_validate(known)
+    except ValidationError:
+        return None
+
+
 def _without_tag(line: str) -> str:
     """Return a problem whose path names keys of the file only, without pydantic's union tags."""
-    return re.sub(r"^(source|hospitals|split)\.(?!sites)[a-z]+\.(?=[a-z_]+)", r"\1.", line)
+    return re.sub(r"^(source|hospitals|split)\.(?!sites)[a-z]+(?=:|\.[a-z_]+)", r"\1", line)

@@ -21,12 +21,13 @@ from client.config import LimitsConfig, SiteConfig, load_site_config
 from client.secret import keep_secret
 from client.site import CACHE
 from mfm_core.config import ColumnsConfig, DataConfig, OntologyConfig, canonical_hash, dump_yaml
-from mfm_core.dataset import SPLITS, ImageSet, open_images
+from mfm_core.dataset import SPLITS, ImageSet, open_images, whole_problems
 from mfm_core.errors import ConfigError, DataError
 from mfm_core.manifest import Entry, read_manifest
 from mfm_core.splits import grouped_split, stratified_grouped_folds
 from server.config import ConsortiumConfig
 from simulation.config import (
+    MANIFEST_COLUMNS,
     ColumnSplit,
     FolderSource,
     FoldSplit,
@@ -61,7 +62,7 @@ def read_prepared(folder: Path) -> Prepared | None:
     try:
         content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return Prepared(tuple(content["names"]), content["study_hash"], content["data"])
-    except (OSError, json.JSONDecodeError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -82,8 +83,12 @@ def prepare(study: StudyConfig, data: Path, folder: Path) -> Prepared:
         return found
     folder.mkdir(parents=True, exist_ok=True)
     source_root, table = read_table(study, data, folder)
-    table = replace(table, splits=split_patients(study, table))
-    partition = divide(study, table)
+    try:
+        table = replace(table, splits=split_patients(study, table))
+        partition = divide(study, table)
+    except DataError as error:
+        problems = [*error.problems, *_image_problems(study, data, folder)]
+        raise DataError(error.subject, problems) from None
     _write_sites(study, source_root, (table, partition), folder)
     dump_yaml(study.run, folder / "run.yaml")
     dump_yaml(study, folder / "study.yaml")
@@ -144,7 +149,7 @@ def read_table(study: StudyConfig, data: Path, folder: Path) -> tuple[Path, Tabl
     if isinstance(source, FolderSource):
         config = source_config(study, source, data)
         manifest = read_manifest(config, ontology)
-        if manifest.findings.lines():
+        if manifest.findings.lines() or whole_problems(manifest.entries, ontology):
             open_images(config, ontology, study.run.image, folder / "checked")
         return config.root, _table(manifest.entries)
     root, tables = folder / "images", []
@@ -267,7 +272,7 @@ def write_manifest(path: Path, table: Table, ontology: OntologyConfig) -> None:
     """Write a hospital's rows in the consortium's words; what is unknown stays empty."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["file", "label", "patient", "split", *ontology.attributes])
+        writer.writerow([*MANIFEST_COLUMNS, *ontology.attributes])
         for row in range(len(table)):
             label = int(table.labels[row])
             values = zip(ontology.attributes.values(), table.attributes[row], strict=True)
@@ -309,6 +314,15 @@ def read_files(folder: Path, names: Sequence[str]) -> list[str]:
         with (folder / "sites" / name / "manifest.csv").open(encoding="utf-8", newline="") as file:
             files += [row["file"] for row in csv.DictReader(file)]
     return files
+
+
+def _image_problems(study: StudyConfig, data: Path, folder: Path) -> tuple[str, ...]:
+    """Return what is wrong with the images of a study whose hospitals cannot be formed."""
+    try:
+        _say_by_source_row(study, data, folder)
+    except DataError as error:
+        return error.problems
+    return ()
 
 
 def _say_by_source_row(study: StudyConfig, data: Path, folder: Path) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from mfm_core.config import (
     DataConfig,
@@ -15,6 +15,8 @@ from mfm_core.config import (
     canonical_hash,
     dump_yaml,
     load_yaml,
+    parse_yaml,
+    problems_of,
 )
 from mfm_core.errors import ConfigError
 
@@ -97,3 +99,19 @@ def test_the_hash_ignores_order_and_sees_every_value() -> None:
 def test_a_configuration_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         ImageConfig().size_px = 128  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "text", ["a: 2020-99-01", "a: " + "[" * 3000, "a: !!bool maybe", "a: 1\na: 2", "? [a]\n: 1"]
+)
+def test_text_that_yaml_cannot_read_is_a_value_error(text):
+    with pytest.raises(ValueError, match=r"\w"):
+        parse_yaml(text)
+
+
+def test_problems_are_in_words_of_people():
+    with pytest.raises(ValidationError) as caught:
+        DataConfig.model_validate({"root": "x", "where": {"view": "AP"}})
+    assert problems_of(caught.value) == [
+        "where.view: expected a list, e.g. [a, b] (found 'AP')",
+    ]

@@ -202,3 +202,10 @@ def test_one_folder_per_class(tmp_path: Path) -> None:
     lines = read(DataConfig(root=tmp_path)).findings.lines()
     assert len(lines) == 1
     assert lines[0].startswith("sick/P1/b.png, sick/P1/c.png: label 'sick'")
+
+
+def test_a_header_with_a_name_twice_is_refused_wherever_it_stands(tmp_path):
+    (tmp_path / "m.csv").write_text("file,label,patient_id,site,site\na.png,a,p,x,y\n")
+    data = DataConfig(root=tmp_path, manifest=tmp_path / "m.csv")
+    with pytest.raises(DataError, match="'site' stands twice in the header; keep one"):
+        read_manifest(data, OntologyConfig(classes=("a", "b")))

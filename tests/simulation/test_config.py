@@ -94,7 +94,9 @@ def test_set_changes_nested_keys_and_is_checked_like_the_file(tmp_path: Path) ->
         load_study(path, {"run.rounds.more": "7"})
 
 
-@pytest.mark.parametrize(("text", "reason"), [("[1, 2", "is not YAML"), ("- 1", "a mapping")])
+@pytest.mark.parametrize(
+    ("text", "reason"), [("[1, 2", "is not readable YAML"), ("- 1", "a mapping")]
+)
 def test_files_that_are_no_study(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=reason):
@@ -111,3 +113,38 @@ def test_expected_sites_is_known_only_where_the_file_tells() -> None:
     }
     for count, rule in rules.items():
         assert expected_sites(StudyConfig.model_validate(folder_study(hospitals=rule))) == count
+
+
+def test_unknown_keys_do_not_hide_what_is_impossible(tmp_path: Path) -> None:
+    content = tiny_study(bogus=1, quorum=9)
+    content["hospitals"] = {"kind": "column", "column": "c", "values": ["x", "x"], "typo": 1}
+    content["run"]["ontology"]["attributes"]["split"] = ["a", "b"]
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_study(path)
+    text = str(caught.value)
+    assert len(caught.value.problems) == 5
+    for part in (
+        "bogus",
+        "hospitals.typo",
+        "quorum is 9",
+        "value stands twice",
+        "attributes.split",
+    ):
+        assert part in text
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    path.write_text(path.read_text() + "min_cell_count: 3\n")
+    with pytest.raises(ConfigError, match="min_cell_count stands twice"):
+        load_study(path)
+
+
+def test_paths_name_keys_of_the_file_and_no_tag(tmp_path: Path) -> None:
+    wrong = {"kind": "fractions", "val": 0.4, "test": 0.7}
+    with pytest.raises(ConfigError, match=r"- split: val \+ test"):
+        load_study(write_study(tmp_path, split=wrong))
+    with pytest.raises(ConfigError, match="- source: unknown kind"):
+        load_study(write_study(tmp_path, source={"kind": "s3"}))

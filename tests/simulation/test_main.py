@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from simulation.__main__ import call
+from simulation.config import load_study
+from simulation.hospitals import prepare
 from tests.simulation.samples import folder_study, tiny_study, write_images, write_study
 
 
@@ -131,3 +133,49 @@ def test_sigterm_ends_with_code_3_and_plain_words(tmp_path: Path) -> None:
     _, error = process.communicate(timeout=30)
     assert process.returncode == 3
     assert "Interrupted" in error and "Traceback" not in error
+
+
+def test_a_manifest_that_leaves_nothing_or_one_class_is_told_by_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_images(tmp_path / "data")
+    arguments = ["check", str(write_study(tmp_path, **folder_study())), "--data", str(data)]
+    manifest = next(data.glob("*.csv"))
+    lines = manifest.read_text(encoding="utf-8").splitlines(keepends=True)
+    manifest.write_text(lines[0], encoding="utf-8")
+    assert call(arguments) == 1
+    assert "no image is left" in capsys.readouterr().err
+    manifest.write_text("".join(lines).replace(",ill,", ",healthy,"), encoding="utf-8")
+    assert call(arguments) == 1
+    assert "only class 'healthy' is present" in capsys.readouterr().err
+
+
+def test_hospitals_that_cannot_be_formed_do_not_hide_broken_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_images(tmp_path / "data")
+    (data / "p1_0.png").write_bytes(b"")
+    path = write_study(tmp_path, **folder_study(min_images=1000))
+    assert call(["check", str(path), "--data", str(data)]) == 1
+    error = capsys.readouterr().err
+    assert "needs 1000 train" in error and "row 4 (p1_0.png): is empty" in error
+
+
+def test_what_the_system_refuses_is_plain_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    study = str(write_study(tmp_path))
+    for arguments in (["run", study, "--out"], ["new", "x", "--folder"], ["phantoms"]):
+        assert call([*arguments, str(tmp_path / "file")]) == 3
+        error = capsys.readouterr().err
+        assert str(tmp_path / "file") in error and "Traceback" not in error
+
+
+def test_damaged_results_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_study(tmp_path)
+    study, folder = load_study(path), tmp_path / "runs" / "tiny"
+    prepare(study, Path(), folder)
+    (folder / "results.json").write_text("{", encoding="utf-8")
+    assert call(["run", str(path), "--out", str(tmp_path / "runs")]) == 1
+    assert "results.json" in capsys.readouterr().err
