@@ -9,6 +9,7 @@ What crosses a hospital's boundary: towards it, the weights, candidate heads and
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from mfm_core.atlas import Atlas, atlas_from
 from mfm_core.autoencoder import Autoencoder, build_autoencoder
-from mfm_core.checkpoint import encoder_hash, flat_weights, load_flat_weights
+from mfm_core.checkpoint import encoder_hash, flat_weights, load_flat_weights, weight_schema
 from mfm_core.errors import DataError
 from mfm_core.evaluation import metrics_from
 from mfm_core.head import Head, choose_head, chosen_head, fit_heads
@@ -28,7 +29,7 @@ from strategies import aggregation
 from strategies.answers import SUPPRESSED, Answer, answer_of, heads_sum, read_training_sum
 from strategies.collector import Pooled
 from strategies.config import RunConfig
-from strategies.plan import Step, plan_of
+from strategies.plan import Step, attention_stage, plan_of
 from strategies.strategy import Phase, RunState
 from strategies.wire import Payload
 
@@ -106,6 +107,17 @@ class PatchMoments(Asking):
         return replace(state, weights=flat_weights(model)), {}
 
 
+def attention_slice(run: RunConfig) -> slice:
+    """Return where the attention logits lie in the flat weights."""
+    start = 0
+    for name, shape in weight_schema(new_model(run)):
+        size = math.prod(shape)
+        if name == "attention_logits":
+            return slice(start, start + size)
+        start += size
+    raise AssertionError("the model has no attention logits")
+
+
 class Training(Asking):
     """One round: local training, averaged; validation of the weights before it."""
 
@@ -119,11 +131,17 @@ class Training(Asking):
         return _training_facts(self.run, total, images)
 
     def finish(self, state: RunState, pooled: Pooled) -> tuple[RunState, dict[str, Any]]:
-        """Return the state after the server optimiser's step."""
+        """Return the state after the server optimiser's step.
+
+        Outside attention stage one the attention map stays, whatever momentum the optimiser has.
+        """
         assert pooled.update is not None and pooled.total is not None
         server, weights = aggregation.apply(
             self.run.aggregation, state.server, state.weights, pooled.update
         )
+        if attention_stage(self.run, self.step.round) != 1:
+            fixed = attention_slice(self.run)
+            weights[fixed] = state.weights[fixed]
         facts = _training_facts(self.run, pooled.total, pooled.images)
         own = {
             name: {part: noted[part] for part in ("loss", "val")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from flwr.app import Message
 
 from mfm_core.checkpoint import load_model
@@ -16,8 +17,11 @@ from tests.server.hospitals import RUN, consortium, lay_out, make_grid
 from tests.strategies.memory_grid import Node
 
 
-def test_stage_one_learns_one_map_for_all_and_stage_two_keeps_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["fedavg", "fedadam"])
+def test_stage_one_learns_one_map_for_all_and_stage_two_keeps_it(tmp_path: Path, kind: str) -> None:
+    """FedAdam's momentum would move the map on in stage two, where no site changes it."""
     content = RUN.model_dump()
+    content["aggregation"]["kind"] = kind
     content["learning"]["objective"]["attention"] = {"rounds": 2}
     run = RunConfig.model_validate({**content, "rounds": 4})
     folder = lay_out(tmp_path / "hospitals", run=run)
