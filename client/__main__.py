@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import click
 import typer
 
-from mfm_core.errors import MfmError
+from mfm_core.errors import MfmError, system_refusal
 
 app = typer.Typer(
     help="One hospital's side of a federated run. Research software, not a medical device.",
@@ -98,7 +98,7 @@ def call(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"{error.filename}: {error.strerror}; check the path", file=sys.stderr)
+        print(system_refusal(error), file=sys.stderr)
         return 3
     return code if isinstance(code, int) else 0
 

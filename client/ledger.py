@@ -32,7 +32,8 @@ class OutboxReading:
     @property
     def bytes(self) -> int:
         """Bytes that left in all."""
-        return sum(int(line.get("bytes", 0)) for line in self.lines)
+        sizes = [line.get("bytes") for line in self.lines]
+        return sum(size for size in sizes if isinstance(size, int))
 
 
 def read_outbox(site: Path, witness: Path | None = None) -> OutboxReading:
@@ -83,8 +84,8 @@ def table_of(read: OutboxReading) -> str:
     for line in read.lines:
         rows.append(
             f"{str(line.get('time', ''))[:24]:24}  {str(line.get('run', ''))[:12]:12}  "
-            f"{line.get('round', ''):>5}  {line.get('kind', ''):14}  "
-            f"{line.get('images', ''):>7}  {line.get('bytes', ''):>10}"
+            f"{line.get('round', '')!s:>5}  {line.get('kind', '')!s:14}  "
+            f"{line.get('images', '')!s:>7}  {line.get('bytes', '')!s:>10}"
         )
     if not read.lines and not read.problems:
         rows = [f"Nothing has left this site yet ({read.path})."]

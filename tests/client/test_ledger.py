@@ -130,3 +130,18 @@ def test_a_file_that_is_no_witness_is_code_1(site, capsys, text, reason):
         path.write_text(text)
     assert call(["ledger", "--config", str(site), "--witness", str(path)]) == 1
     assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["5", "[]", '{"round": null, "bytes": "x", "kind": null}'])
+def test_a_line_that_is_no_record_is_a_problem_and_no_traceback(site, line, capsys):
+    ledger = send(site, 2)
+    ledger.write_text(line + "\n" + ledger.read_text())
+    assert call(["ledger", "--config", str(site)]) == 1
+    assert "NOT whole" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("head", ["[]", "{}", '{"lines": -5, "hash": "a"}'])
+def test_a_head_of_another_shape_is_a_problem_and_no_traceback(site, head, capsys):
+    send(site, 2).with_suffix(".head").write_text(head)
+    assert call(["ledger", "--config", str(site)]) == 1
+    assert "NOT whole" in capsys.readouterr().out
