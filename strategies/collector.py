@@ -16,10 +16,15 @@ from flwr.app import RecordDict
 from mfm_core.errors import UpdateRejected
 from mfm_core.sums import Accumulator, Array, Schema, Sum
 from strategies import wire
-from strategies.answers import Answer
+from strategies.answers import VALIDATION, Answer
 from strategies.config import AggregationConfig
-from strategies.plan import Step
+from strategies.plan import Kind, Step
 from strategies.rounds import Site
+
+ROUNDING = 1e-6
+COUNTED = ("confusion", "histogram", "replicate.confusion", "replicate.histogram", "correct",
+           "images", "suppressed")  # fmt: skip
+"""Names, without "val.", of the arrays that count; names that end in ".count" do so as well."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,55 @@ class Identity:
         )
 
 
+def check_counts(kind: Kind, total: Sum, images: int, largest: int) -> None:
+    """Refuse a site's Sum whose counts cannot come from the images it declares.
+
+    Args:
+        kind: the exchange; a training reply declares its training images, while its validation
+            counts are of other images, so that those are bound by `largest` alone.
+        total: the site's own Sum.
+        images: declared images behind the reply.
+        largest: agreed most images of a site.
+
+    Raises:
+        UpdateRejected: "counts".
+    """
+    for name, array in total.arrays.items():
+        part = name.removeprefix(VALIDATION)
+        if part.startswith(COUNTED) or part.endswith(".count"):
+            _require(float(array.min(initial=0.0)) >= -ROUNDING, f"{name}: a count is negative")
+    most = float(largest if kind == "train" else images)
+    sums = {name: float(array.sum()) for name, array in total.arrays.items()}
+    for name in ("confusion", f"{VALIDATION}confusion", "class.count", "images"):
+        found = sums.get(name, 0.0)
+        _require(found <= most + ROUNDING, f"{name}: found {found:g}, expected at most {most:g}")
+    for name in (name for name in sums if name.endswith("patch.count")):
+        _require(abs(sums[name] - images) <= ROUNDING, f"{name}: expected {images} images")
+    for name in (name for name in sums if name.endswith(".count") and "attribute." in name):
+        rows, cells = total[name].sum(axis=1), total["class.count"]
+        _require(bool((rows <= cells + ROUNDING).all()), f"{name}: more patients than the class")
+    for prefix in (p for p in ("", VALIDATION) if f"{p}confusion" in sums):
+        _check_metrics(total, prefix, most)
+
+
+def _check_metrics(total: Sum, prefix: str, most: float) -> None:
+    """Require that histograms, confusion matrix and SSIM count the same pictures."""
+    confusion, histogram = total[f"{prefix}confusion"], total[f"{prefix}histogram"]
+    similar, seen = total[f"{prefix}ssim"]
+    labelled, own = confusion.sum(), confusion.sum(axis=1)
+    counted = np.stack([labelled - own, own], axis=1)
+    fits = bool((np.abs(histogram.sum(axis=-1) - counted) <= ROUNDING).all())
+    _require(fits, f"{prefix}histogram: counts other images than the confusion matrix")
+    _require(labelled <= seen + ROUNDING, f"{prefix}confusion: more images than were seen")
+    _require(-ROUNDING <= seen <= most + ROUNDING, f"{prefix}ssim: expected at most {most:g}")
+    _require(abs(similar) <= seen + ROUNDING * (1 + seen), f"{prefix}ssim: outside -1 to 1")
+
+
+def _require(holds: bool, text: str) -> None:
+    if not holds:
+        raise UpdateRejected("counts", text)
+
+
 class Collector:
     """Checks replies and adds them exactly, in any order, in memory that no site adds to.
 
@@ -111,6 +165,9 @@ class Collector:
             raise UpdateRejected("site", f"{header.site} is not admitted")
         if header.site in self._of_site:
             raise UpdateRejected("site", f"a second reply in the name of {header.site}")
+        if payload.total is not None:
+            largest = self._identity.limits.max_site_images
+            check_counts(self._step.kind, payload.total, header.num_images, largest)
         parts = [np.array([float(header.num_images)])]
         if payload.model is not None:
             parts.append(payload.model.astype(np.float64) * header.num_images)

@@ -153,6 +153,21 @@ def test_another_run_cannot_resume_it(folder: Path, unbroken: dict[str, Any]) ->
         run_federation(make_grid(folder), settings.model_copy(update={"run": other}), resume=True)
 
 
+def lying_counts(node: Node) -> Node:
+    """Return a hospital whose counts in training are negative."""
+
+    def answer(message: Message) -> Message | None:
+        reply = node(message)
+        if reply is not None and message.metadata.message_type == "train":
+            arrays = reply.content.array_records[wire.ARRAYS]
+            arrays[wire.TOTAL] = wire.Array(arrays[wire.TOTAL].numpy() * -3.0)
+            header = reply.content.config_records[wire.HEADER]
+            header["payload_hash"] = wire.payload_hash(dict(arrays))
+        return reply
+
+    return answer
+
+
 def change_update(change: Callable[[np.ndarray], np.ndarray], **header: object) -> object:
     """Return a fault that changes what a hospital sends in training."""
 
@@ -176,6 +191,7 @@ LIES = {
     "nan": (change_update(lambda update: np.full_like(update, np.nan)), "rejected:nan"),
     "shape": (change_update(lambda update: update[:-1]), "rejected:shape"),
     "weight": (change_update(lambda update: update, num_images=10**9), "rejected:weight"),
+    "counts": (lying_counts, "rejected:counts"),
     "name": (change_update(lambda update: update, site="north"), "rejected:site"),
 }
 

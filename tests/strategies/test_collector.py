@@ -11,12 +11,13 @@ import pytest
 from flwr.app import RecordDict
 
 from mfm_core.errors import UpdateRejected
+from mfm_core.evaluation import metric_sum
 from mfm_core.sums import Sum
 from strategies import wire
 from strategies.answers import Answer
-from strategies.collector import Collector, Identity
+from strategies.collector import Collector, Identity, check_counts
 from strategies.config import AggregationConfig
-from strategies.plan import Step
+from strategies.plan import Kind, Step
 from strategies.rounds import Site
 
 
@@ -105,3 +106,43 @@ def test_an_unnamed_site_needs_an_admitted_name() -> None:
     assert collector.names == {7: "a"}
     with pytest.raises(UpdateRejected, match="not admitted"):
         collector.add(Site(8), reply("z", np.ones(2), 1, (0, 0)))
+
+
+def metrics(images: int, prefix: str = "") -> dict[str, np.ndarray]:
+    labels = np.arange(images) % 2
+    logits, ones = np.eye(2)[labels], np.ones(images)
+    found = metric_sum(logits, labels, ones, np.arange(images), 3, 0)
+    return {f"{prefix}{name}": array for name, array in found.arrays.items()}
+
+
+LYING: dict[str, tuple[Kind, dict[str, np.ndarray]]] = {
+    "too many": ("evaluate", metrics(11)),
+    "negative": ("evaluate", {**metrics(8), "confusion": np.array([[-1.0, 5.0], [0.0, 4.0]])}),
+    "histogram": ("evaluate", {**metrics(8), "histogram": np.zeros((2, 2, 4096))}),
+    "ssim": ("evaluate", {**metrics(8), "ssim": np.array([9.0, 8.0])}),
+    "ssim images": ("evaluate", {**metrics(8), "ssim": np.array([8.0, 11.0])}),
+    "validation": ("train", {**metrics(8, "val."), "val.ssim": np.array([0.0, 101.0])}),
+    "unseen": ("train", {**metrics(8, "val."), "val.ssim": np.array([0.0, 7.0])}),
+    "patients": ("latent_sums", {"class.count": np.array([6.0, 5.0])}),
+    "no patients": ("latent_sums", {"class.count": np.array([6.0, -1.0])}),
+    "cells": (
+        "latent_sums",
+        {"class.count": np.array([6.0, 3.0]), "attribute.view.count": np.full((2, 2), 2.0)},
+    ),
+    "patches": ("patch_moments", {"patch.count": np.array([9.0])}),
+    "correct": ("heads", {"correct": np.array([-2.0]), "images": np.array([10.0])}),
+}
+
+
+@pytest.mark.parametrize("lie", LYING)
+def test_counts_that_the_declared_images_cannot_give_are_refused(lie: str) -> None:
+    kind, arrays = LYING[lie]
+    with pytest.raises(UpdateRejected) as caught:
+        check_counts(kind, Sum(arrays), 10, 100)
+    assert caught.value.reason == "counts"
+
+
+def test_honest_counts_pass() -> None:
+    check_counts("evaluate", Sum(metrics(10)), 10, 100)
+    check_counts("train", Sum(metrics(40, "val.")), 10, 100)
+    check_counts("patch_moments", Sum({"patch.count": np.array([10.0])}), 10, 100)
