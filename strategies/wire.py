@@ -26,6 +26,7 @@ from mfm_core.sums import Schema, Sum, schema_hash
 HEADER, ARRAYS, MODEL, TOTAL = "header", "arrays", "model", "sum"
 LONGEST_TEXT = 100_000
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+LEDGER_HASH = re.compile(r"(?:[0-9a-f]{64})?")
 NPY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00(..)\{'descr': '([<>|=][A-Za-z0-9]{1,9})', "
     rb"'fortran_order': False, 'shape': (\([0-9, ]{0,99}\)), \} {0,200}\n",
@@ -181,6 +182,8 @@ def _open(record: RecordDict) -> tuple[Header, dict[str, Array]]:
     values: dict[str, Any] = dict(config)
     if any(isinstance(v, str) and len(v) > LONGEST_TEXT for v in values.values()):
         raise UpdateRejected("header", "the header is too long")
+    if not LEDGER_HASH.fullmatch(values["ledger_hash"]):
+        raise UpdateRejected("header", "ledger_hash: expected 64 hex digits or nothing")
     return Header(**values), dict(arrays)
 
 

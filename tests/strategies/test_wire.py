@@ -99,6 +99,8 @@ def test_the_model_is_one_array_and_the_sum_another() -> None:
         ({"payload_hash": "0" * 64}, "digest"),
         ({"extra": 1}, "header"),
         ({"ledger_hash": "x" * 200_000}, "header"),
+        ({"ledger_hash": "x" * 64}, "header"),
+        ({"ledger_hash": "a" * 63}, "header"),
     ],
 )
 def test_a_wrong_header_is_refused_by_name(changed: dict[str, object], reason: str) -> None:
