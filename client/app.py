@@ -1,9 +1,9 @@
 """The ClientApp: one handler per exchange, each a short list of named steps.
 
 Every handler goes the same way: open the site, check the message against the site's limits and
-the agreed run, work, release the answer through the outbox. What goes wrong leaves as a coded
-word; the text stays in the site's own log. What crosses the hospital's boundary: what
-`client.outbox` released, or one word.
+the agreed run, the images against those the run began with, work, release the answer through the
+outbox. What goes wrong leaves as a coded word; the text stays in the site's own log. What crosses
+the hospital's boundary: what `client.outbox` released, or one word.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
+from client.cohort import hold_cohort
 from client.limits import check_patients, check_request, guarded_latent_sum
 from client.secret import secret_seed
 from client.site import ATLAS, FINAL, Site, open_site
@@ -129,6 +130,7 @@ def serve(
         site = open_site(find_site_file(context))
         log = site.log
         request = receive(site, kind, message)
+        hold_cohort(site, Step(kind, request.round))
         reply = work(request)
         return Message(release(request, reply), reply_to=message)
     except MfmError as error:
