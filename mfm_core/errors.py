@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
+from typing import Any
 
 PROBLEMS_SHOWN = 50
 """Problems in the text of an error; `problems` holds all of them."""
@@ -105,9 +106,16 @@ class UpdateRejected(MfmError):
 
 
 class TooFewSites(MfmError):
-    """A round cannot be formed: fewer sites answered in time than the quorum."""
+    """A round cannot be formed: fewer sites answered in time than the quorum.
+
+    `went` tells how the exchange went, for the ledger; None when nobody was asked.
+    """
 
     code = "quorum"
+
+    def __init__(self, text: str, went: Any = None) -> None:
+        self.went = went
+        super().__init__(text)
 
 
 class RunFailed(MfmError):

@@ -127,6 +127,11 @@ class Watch:
         done, total = float(progress.get("step", 0)), float(progress.get("steps", 1))
         return Step("federated training", done, total, text.strip())
 
+    @property
+    def done(self) -> bool:
+        """Whether the server has written every result: it says so last of all."""
+        return self._seen.get("phase") == "done"
+
     def failure(self) -> str:
         """Return the server's own last words on a failure, or an empty text."""
         if self._seen.get("phase") == "failed":
@@ -219,12 +224,13 @@ def _run_engine(
 def _follow(
     flower: subprocess.Popen[bytes], engine: Engine, watch: Watch, display: Display
 ) -> None:
+    """Return when the server is done or Flower has ended; Flower's own end takes seconds more."""
     while True:
         ended = flower.poll() is not None
         step = watch.look()
         if step is not None:
             display.show(step)
-        if ended:
+        if ended or watch.done:
             return
         engine.check_alive()
         time.sleep(LOOK_EVERY_S)

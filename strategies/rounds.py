@@ -95,14 +95,6 @@ class Exchange:
     seconds: float
 
 
-class QuorumMissed(TooFewSites):
-    """An exchange ended below the quorum; `went` tells how, for the ledger."""
-
-    def __init__(self, text: str, went: Exchange) -> None:
-        self.went = went
-        super().__init__(text)
-
-
 Accept = Callable[[Site, RecordDict], None]
 """Checks and adds one reply; raises UpdateRejected."""
 
@@ -202,7 +194,7 @@ def exchange(
         report: called with a short line whenever a site has answered.
 
     Raises:
-        QuorumMissed: fewer than the quorum were added after the last attempt.
+        TooFewSites: fewer than the quorum were added after the last attempt.
     """
     start, state, asked = time.monotonic(), _Round(accept), tuple(sites)
     attempts, again = 0, asked
@@ -214,7 +206,7 @@ def exchange(
     went = Exchange(outcomes, sent, attempts, time.monotonic() - start)
     if state.count() < rules.quorum:
         lines = ", ".join(f"{label} {outcome}" for label, outcome in outcomes.items())
-        raise QuorumMissed(
+        raise TooFewSites(
             f"{request[0]} {request[2]}: {state.count()} of {len(asked)} sites answered usably "
             f"after {attempts} attempts, the quorum is {rules.quorum}: {lines}; mend the named "
             "sites and resume the run",

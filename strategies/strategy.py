@@ -22,14 +22,14 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from numpy.typing import NDArray
 
-from mfm_core.errors import UpdateRejected
+from mfm_core.errors import TooFewSites, UpdateRejected
 from mfm_core.sums import Sum
 from strategies import wire
 from strategies.aggregation import ServerState
 from strategies.answers import Answer
 from strategies.collector import Collector, Identity, Pooled
 from strategies.plan import MESSAGE_TYPES, Kind, Step
-from strategies.rounds import Exchange, QuorumMissed, RoundRules, Site, exchange, find_sites
+from strategies.rounds import Exchange, RoundRules, Site, exchange, find_sites
 
 log = logging.getLogger("flwr.mfm")
 
@@ -235,7 +235,7 @@ class PhasedStrategy(Strategy):
                 self.rules,
                 lambda text: self.journal.report(step, done, phases, text),
             )
-        except QuorumMissed as error:
+        except TooFewSites as error:
             self._names.update(collector.names)
             went, facts = self._with_names(error.went, sites), {"failed": error.code}
             self.journal.write(_ledger_line(step, went, collector.result(), facts))
