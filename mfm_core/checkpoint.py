@@ -67,10 +67,20 @@ def load_flat_weights(model: Autoencoder, flat: NDArray[np.floating[Any]]) -> No
 
 
 def encoder_hash(model: Autoencoder) -> str:
-    """Return the SHA-256 (hex) of all weights and their schema."""
+    """Return the SHA-256 (hex) of the autoencoder: every weight but the head's, and the schema.
+
+    Latents do not depend on the head, so an atlas stays valid when only the head changes.
+    """
     digest = hashlib.sha256(schema_hash(weight_schema(model)).encode())
-    digest.update(flat_weights(model).tobytes())
+    for name, parameter in model.named_parameters():
+        if not name.startswith("head."):
+            digest.update(parameter.detach().numpy().tobytes())
     return digest.hexdigest()
+
+
+def weights_hash(model: Autoencoder) -> str:
+    """Return the SHA-256 (hex) of all weights, the head's too."""
+    return hashlib.sha256(flat_weights(model).tobytes()).hexdigest()
 
 
 def save_arrays(
@@ -151,6 +161,7 @@ def save_model(path: Path, model: Autoencoder, config_hash: str, ontology: Ontol
         "schema": json.dumps(weight_schema(model)),
         "config_hash": config_hash,
         "encoder_hash": encoder_hash(model),
+        "weights_hash": weights_hash(model),
     }
     save_arrays(path, {"weights": flat_weights(model)}, metadata)
 
@@ -183,6 +194,6 @@ def load_model(path: Path, config_hash: str | None = None) -> tuple[Autoencoder,
             "use the version that wrote it"
         )
     load_flat_weights(model, weights)
-    if encoder_hash(model) != metadata.get("encoder_hash"):
+    if weights_hash(model) != metadata.get("weights_hash"):
         raise CheckpointError(f"{path}: the weights were changed after saving; restore a copy")
     return model.eval(), metadata

@@ -22,11 +22,14 @@ MAY_IMPORT = {
 LIBRARIES = {
     "mfm_core": {
         *("numpy", "scipy", "torch", "torchvision", "pydantic", "yaml", "pydicom", "PIL"),
-        *("safetensors", "matplotlib", "mpl_toolkits", "jinja2"),
+        *("safetensors", "matplotlib", "mpl_toolkits", "jinja2", "captum"),
     },
     "strategies": {"numpy", "pydantic", "flwr"},
     "server": {"numpy", "torch", "pydantic", "flwr", "typer", "click", "rich"},
-    "client": {"numpy", "torch", "pydantic", "flwr", "typer", "click", "rich"},
+    "client": {
+        *("numpy", "torch", "pydantic", "flwr", "typer", "click", "rich"),
+        *("pydicom", "highdicom", "PIL"),
+    },
     "simulation": {
         *("numpy", "scipy", "torch", "pydantic", "yaml", "PIL", "matplotlib", "sklearn"),
         *("flwr", "typer", "click", "rich", "torchvision", "pytorch_msssim"),
@@ -36,7 +39,9 @@ LIBRARIES = {
 
 ONLY_IN = {
     ("strategies", "flwr"): {"collector.py", "rounds.py", "strategy.py", "wire.py"},
-    ("simulation", "sklearn"): {"baselines.py"},
+    ("mfm_core", "captum"): {"attribution.py"},
+    ("client", "highdicom"): {"dicom_objects.py"},
+    ("simulation", "sklearn"): {"baselines.py", "probes.py"},
     ("simulation", "pytorch_msssim"): {"benchmark.py"},
 }
 """Libraries that stand in a few files only."""
@@ -48,6 +53,7 @@ EXTRAS = {
     "torchmetrics",
     "ray",
     "concept_erasure",
+    "fairlearn",
 }
 """What only the extras `simulation` and `dev` install."""
 

@@ -16,6 +16,7 @@ from mfm_core.checkpoint import (
     save_arrays,
     save_model,
     weight_schema,
+    weights_hash,
 )
 from mfm_core.config import ImageConfig, ModelConfig, OntologyConfig
 from mfm_core.errors import CheckpointError
@@ -52,12 +53,21 @@ def test_flat_vector_is_a_copy() -> None:
     assert encoder_hash(model) == before
 
 
-def test_hash_changes_with_one_weight() -> None:
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_hash_changes_with_one_weight_of_the_autoencoder(part: str) -> None:
     model = small_model()
     before = encoder_hash(model)
     with torch.no_grad():
-        model.head.bias[0] += 1e-6
+        next(model.get_submodule(part).parameters()).view(-1)[0] += 1e-6
     assert encoder_hash(model) != before
+
+
+def test_a_new_head_keeps_the_encoder_hash_and_changes_the_weights_hash() -> None:
+    model = small_model()
+    encoder, weights = encoder_hash(model), weights_hash(model)
+    with torch.no_grad():
+        model.head.bias[0] += 1e-6
+    assert encoder_hash(model) == encoder and weights_hash(model) != weights
 
 
 @pytest.mark.parametrize("change", ["short", "nan", "matrix"])
