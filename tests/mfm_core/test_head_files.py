@@ -48,5 +48,5 @@ def test_heads_of_another_encoder_are_refused(tmp_path: Path) -> None:
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     metadata = {"kind": "heads", "encoder_hash": "abc", "attribute": "view"}
     save_arrays(tmp_path / "h", {"leace.weight": np.zeros((2, 3))}, metadata)
-    with pytest.raises(CheckpointError, match="leace.bias"):
+    with pytest.raises(CheckpointError, match=r"leace\.bias"):
         load_heads(tmp_path / "h", "abc")
