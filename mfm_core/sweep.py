@@ -38,6 +38,11 @@ class Sweep:
         original: `[C, H, W] float32 in [0, 1]`.
         cycle: ||E(D(z)) - z|| / ||z||, 0 is best.
         ssim: SSIM of the original and its reconstruction.
+        supported: `[A] bool`, whether the latent lies where the decoder was trained (the rule is
+            in `latent_path`); a picture outside is invented.
+        attribute: None where `classes` are classes; the attribute where they are its values.
+        findings: the names of the model's F classes.
+        readings: `[A, F] float64`, what the model's head says to the frame encoded again.
     """
 
     target: str
@@ -51,6 +56,10 @@ class Sweep:
     original: Pixels
     cycle: float
     ssim: float
+    supported: NDArray[np.bool_]
+    attribute: str | None
+    findings: tuple[str, ...]
+    readings: Floats
 
     @property
     def zero(self) -> int:
