@@ -21,10 +21,10 @@ from typing import Any
 from mfm_core.config import canonical_hash, load_yaml
 from mfm_core.errors import CheckpointError, ConfigError, RunFailed
 from simulation import guard
-from simulation.bundle import stage_bundle
 from simulation.config import LimitConfig
 from simulation.engine import Engine, Federation
 from simulation.progress import Display, Step, read_progress
+from strategies.bundle import stage_bundle
 from strategies.config import RunConfig
 
 LOOK_EVERY_S = 0.25

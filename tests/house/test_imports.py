@@ -38,7 +38,7 @@ LIBRARIES = {
 """Third-party libraries each package may import; everything else is refused."""
 
 ONLY_IN = {
-    ("strategies", "flwr"): {"collector.py", "rounds.py", "strategy.py", "wire.py"},
+    ("strategies", "flwr"): {"bundle.py", "collector.py", "rounds.py", "strategy.py", "wire.py"},
     ("mfm_core", "captum"): {"attribution.py"},
     ("client", "highdicom"): {"dicom_objects.py"},
     ("simulation", "sklearn"): {"baselines.py", "probes.py"},

@@ -32,7 +32,6 @@ TESTED_ELSEWHERE = {
     "mfm_core/linear_path.py": "tests/mfm_core/test_patches.py",
     "mfm_core/optimiser.py": "tests/mfm_core/test_training.py",
     "mfm_core/raster.py": "tests/mfm_core/test_images.py",
-    "simulation/bundle.py": "tests/simulation/test_engine.py",
     "simulation/federation_cost.py": "tests/simulation/test_benchmark.py",
     "simulation/flops.py": "tests/simulation/test_benchmark.py",
     "simulation/guard.py": "tests/simulation/test_engine.py",

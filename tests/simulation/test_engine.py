@@ -5,20 +5,17 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
 from pathlib import Path
 
 import pytest
 
 from mfm_core.errors import RunFailed
 from simulation import engine, guard
-from simulation.bundle import PYPROJECT, stage_bundle
-from simulation.config import LimitConfig, StudyConfig
+from simulation.config import LimitConfig
 from simulation.engine import Engine, Federation
 from simulation.progress import SilentDisplay
 from simulation.runner import RunFolder, Watch, _follow
-from strategies.code_hash import code_hash, hash_folder
-from tests.simulation.samples import tiny_study, write_toy_app
+from tests.simulation.samples import write_toy_app
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,25 +103,6 @@ def test_end_marked_ends_processes_in_sessions_of_their_own() -> None:
         assert process.poll() is None
     guard.end_marked(token, limit_s=1.0)
     assert all(process.wait(10) == -signal.SIGKILL for process in processes)
-
-
-def test_the_bundle_holds_our_code_the_run_and_nothing_else(tmp_path: Path) -> None:
-    run = StudyConfig.model_validate(tiny_study()).run
-    app = stage_bundle(run, tmp_path / "a clone (2)")
-    top = sorted(path.name for path in app.iterdir())
-    assert top == ["client", "mfm_core", "pyproject.toml", "run.yaml", "server", "strategies"]
-    assert hash_folder(app) == code_hash()
-    again = stage_bundle(run, tmp_path / "b")
-    for path in sorted(app.rglob("*")):
-        if path.is_file():
-            assert path.read_bytes() == (again / path.relative_to(app)).read_bytes()
-
-
-def test_the_bundles_project_says_what_the_clones_does() -> None:
-    ours, whole = tomllib.loads(PYPROJECT), tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert ours["tool"]["flwr"] == whole["tool"]["flwr"]
-    for key in ("name", "version", "description"):
-        assert ours["project"][key] == whole["project"][key]
 
 
 @pytest.mark.slow

@@ -8,15 +8,17 @@ What crosses a hospital's boundary: code and run.yaml, towards the hospital; not
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
-import mfm_core
+from flwr.cli.build import build_fab_from_disk
+
 from mfm_core.config import dump_yaml
+from strategies.code_hash import PACKAGES, bundle_folder
 from strategies.config import RunConfig
 
 APP_NAME = "mfm-federated"
-PACKAGES = ("mfm_core", "strategies", "server", "client")
 
 PYPROJECT = """\
 [project]
@@ -44,11 +46,6 @@ resume = false
 """The root pyproject.toml, cut to what Flower reads; a test keeps the two equal."""
 
 
-def find_source_root() -> Path:
-    """Return the folder that holds the packages this process imported."""
-    return Path(mfm_core.__file__).resolve().parent.parent
-
-
 def stage_bundle(run: RunConfig, folder: Path) -> Path:
     """Write the app folder `folder/mfm-federated` for one run and return it.
 
@@ -58,7 +55,7 @@ def stage_bundle(run: RunConfig, folder: Path) -> Path:
     app = folder / APP_NAME
     shutil.rmtree(app, ignore_errors=True)
     app.mkdir(parents=True)
-    root = find_source_root()
+    root = bundle_folder()
     for package in PACKAGES:
         for source in sorted((root / package).rglob("*")):
             if source.suffix == ".py":
@@ -68,3 +65,12 @@ def stage_bundle(run: RunConfig, folder: Path) -> Path:
     (app / "pyproject.toml").write_text(PYPROJECT, encoding="utf-8")
     dump_yaml(run, app / "run.yaml")
     return app
+
+
+def bundle_hash(app: Path) -> str:
+    """Return the SHA-256 (hex) of the bundle that Flower builds from an app folder.
+
+    Bundles are the same bytes wherever they are built from the same files (flwr 1.41), so a
+    hospital can build the one it expects from its own installed code and compare.
+    """
+    return hashlib.sha256(build_fab_from_disk(app)).hexdigest()
