@@ -25,10 +25,12 @@ LIBRARIES = {
         *("safetensors", "matplotlib", "mpl_toolkits", "jinja2", "captum"),
     },
     "strategies": {"numpy", "pydantic", "flwr"},
-    "server": {"numpy", "torch", "pydantic", "flwr", "typer", "click", "rich"},
+    "server": {
+        *("numpy", "torch", "pydantic", "flwr", "typer", "click", "rich", "yaml", "cryptography"),
+    },
     "client": {
         *("numpy", "torch", "pydantic", "flwr", "typer", "click", "rich"),
-        *("pydicom", "highdicom", "PIL"),
+        *("pydicom", "highdicom", "PIL", "yaml", "cryptography"),
     },
     "simulation": {
         *("numpy", "scipy", "torch", "pydantic", "yaml", "PIL", "matplotlib", "sklearn"),
