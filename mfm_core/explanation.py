@@ -20,10 +20,12 @@ import torch
 from numpy.typing import NDArray
 
 from mfm_core.atlas import Atlas
+from mfm_core.attribution import grad_cam, integrated_gradients
 from mfm_core.autoencoder import Autoencoder
 from mfm_core.counterfactual import counterfactual
 from mfm_core.dataset import ImageSet
 from mfm_core.faithfulness import Localisation, localise
+from mfm_core.latent_gradient import latent_gradient
 from mfm_core.latent_path import Way, draw_way, with_zero
 from mfm_core.question import (
     ALPHA_LIMIT,
@@ -72,6 +74,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "class_shift": shift,
         "counterfactual": counterfactual,
+        "latent_gradient": latent_gradient,
+        "grad_cam": grad_cam,
+        "integrated_gradients": integrated_gradients,
     }
 )
 """Every method by name, all with one signature."""

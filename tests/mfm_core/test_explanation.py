@@ -8,11 +8,85 @@ from mfm_core.checkpoint import encoder_hash
 from mfm_core.errors import CheckpointError, DataError
 from mfm_core.explanation import (
     ALPHAS,
+    METHODS,
+    Question,
     class_shift,
     decode_class_means,
     explanation_scores,
 )
 from tests.mfm_core.blob_world import CLASSES, SIDE, blob_world
+from tests.mfm_core.view_world import lively_world, view_world
+
+QUESTIONS = [
+    Question("left blob"),
+    Question("left blob", "right blob"),
+    Question(attribute="view", value="PA"),
+    Question(attribute="site", value="west"),
+]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_answers_every_question_in_the_same_form(method, question):
+    world = lively_world()
+    image, before = world.image(world.first(0)), encoder_hash(world.model)
+    world.model.train()
+    found = METHODS[method](world.model, world.atlas, image, question)
+    again = METHODS[method](world.model, world.atlas, image, question)
+    assert world.model.training and encoder_hash(world.model) == before
+    world.model.eval()
+    assert all(weight.grad is None for weight in world.model.parameters())
+    assert found.method == method and found.question is question
+    assert found.saliency.shape == (SIDE, SIDE) and found.saliency.dtype == np.float32
+    assert np.isfinite(found.saliency).all() and found.saliency.min() >= 0 < found.saliency.max()
+    assert np.array_equal(found.saliency, again.saliency)
+    assert all(np.isfinite(value) for value in found.figures.values())
+    assert (found.sweep is not None) == (method not in ("grad_cam", "integrated_gradients"))
+    if found.sweep is not None:
+        assert np.array_equal(found.sweep.original, image)
+        assert len(found.sweep.supported) == len(found.sweep.alphas) == len(found.sweep.images)
+        assert np.allclose(found.sweep.reconstruction, found.sweep.images[found.sweep.zero])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_map_depends_on_the_odds_alone(method):
+    """A number added to every logit changes no probability, so it changes no map."""
+    world, image = lively_world(), lively_world().image(3)
+    first = METHODS[method](world.model, world.atlas, image, Question("left blob"))
+    with torch.no_grad():
+        world.model.head.bias += 8.0
+    second = METHODS[method](world.model, world.atlas, image, Question("left blob"))
+    with torch.no_grad():
+        world.model.head.bias -= 8.0
+    scale = first.saliency.max()
+    assert np.allclose(first.saliency, second.saliency, atol=2e-3 * scale)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_refuses_the_same_questions(method):
+    world = lively_world()
+    wrong = Question("tumour", alphas=(9.0,), probability=3.0)
+    with pytest.raises(DataError) as caught:
+        METHODS[method](world.model, world.atlas, world.image(0) * np.nan, wrong)
+    assert len(caught.value.problems) == 4
+    other = replace(world.atlas, encoder_hash="0" * 64)
+    with pytest.raises(CheckpointError, match="same run"):
+        METHODS[method](world.model, other, world.image(0), Question("clear"))
+
+
+def test_an_image_moved_towards_the_other_view_is_read_as_it_and_keeps_its_finding():
+    world = view_world()
+    rows = world.images.select("test")
+    ap = rows[world.images.attributes[rows, 0] == 0][:12]
+    question = Question(attribute="view", value="PA")
+    for index in ap:
+        image = world.image(int(index))
+        sweep = METHODS["class_shift"](world.model, world.atlas, image, question).sweep
+        bar = sweep.images[:, 0, 2:6].mean(axis=(1, 2))
+        assert sweep.says(sweep.zero) == "AP" and sweep.says(len(ALPHAS) - 1) == "PA"
+        assert np.all(np.diff(bar) >= 0) and bar[-1] > bar[sweep.zero] + 0.15
+        one = int(np.flatnonzero(sweep.alphas == 1.2)[0])
+        assert sweep.readings[one].argmax() == sweep.readings[sweep.zero].argmax()
 
 
 def test_frames_are_the_decoded_latents_of_equation_1():
