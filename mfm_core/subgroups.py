@@ -27,6 +27,7 @@ counts of cells of at least `smallest` patients, whole and in 20 random groups.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,18 @@ SCORE_BYTES = 3.4e6
 CONFIDENCE_BINS = 10
 
 
+class Release(TypedDict):
+    """How a sum is made fit to leave.
+
+    Attributes:
+        smallest: fewest patients of a cell that may leave.
+        seed: of this site's draws of groups; known to the site only.
+    """
+
+    smallest: int
+    seed: int
+
+
 def score_bins(ontology: OntologyConfig) -> tuple[int, int]:
     """Return the number of fine and of coarse score bins for an ontology."""
     cells = _values(ontology) * len(ontology.classes) ** 2
@@ -65,9 +78,7 @@ def subgroup_sum(
     attributes: Rows,
     patients: Rows,
     ontology: OntologyConfig,
-    *,
-    smallest: int,
-    seed: int,
+    **release: Unpack[Release],
 ) -> Sum:
     """Return one site's part of the subgroup figures, without small cells.
 
@@ -81,8 +92,7 @@ def subgroup_sum(
         attributes: `[N, A]` value index in the ontology's order; -1 is unknown.
         patients: `[N]` equal for images of one patient.
         ontology: K classes; V values of all attributes together, in order.
-        smallest: fewest patients of a cell that may leave.
-        seed: of this site's draws of groups; known to the site only.
+        release: `smallest` and `seed`, see `Release`.
 
     Returns:
         "scores" `[V, K, K, F]` (value, score of class, true class, fine bin), "group.scores"
@@ -99,11 +109,13 @@ def subgroup_sum(
     people, who = np.unique(patients[labelled], return_inverse=True)
     total = {name: array.copy() for name, array in empty_subgroup_sum(ontology).arrays.items()}
     classes = len(ontology.classes)
-    seen = _Seen(logits[labelled].astype(np.float64), true, who, len(people), ontology, seed)
+    seen = _Seen(
+        logits[labelled].astype(np.float64), true, who, len(people), ontology, release["seed"]
+    )
     for first, count, column in _tables(ontology):
         cell = np.where(values[:, column] >= 0, values[:, column] * classes + true, -1)
         counts = _patients_per_cell(cell, who, count * classes).reshape(count, classes)
-        hidden = _cells_to_hide(counts, cell, true, who, smallest)
+        hidden = _cells_to_hide(counts, cell, true, who, release["smallest"])
         mine = slice(first, first + count)
         total["suppressed"][mine] = hidden & (counts > 0)
         total["patients"][mine] = np.where(hidden, 0, counts)
