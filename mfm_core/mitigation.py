@@ -30,9 +30,27 @@ from typing import Literal, get_args
 import numpy as np
 
 from mfm_core.atlas import Atlas
+from mfm_core.erasure import eraser
 from mfm_core.errors import ConfigError
 from mfm_core.head import Head
+from mfm_core.head_training import PENALTY, Course, HeadData, course_of, no_shifts, train_head
+from mfm_core.random_alpha import axis_shifts
+from mfm_core.reweighting import group_weights, image_weights
 from mfm_core.sums import Sum
+from mfm_core.sums_head import ccvr_head, lda_head
+
+__all__ = [
+    "METHODS",
+    "TRAINED",
+    "HeadData",
+    "MethodName",
+    "Recipe",
+    "empty_head_round_sum",
+    "finish_round",
+    "head_round",
+    "head_round_sum",
+    "start_heads",
+]
 
 MethodName = Literal[
     "erm", "random_alpha_marginal", "random_alpha", "leace", "lda", "ccvr", "reweighting"
@@ -44,6 +62,9 @@ TRAINED: tuple[MethodName, ...] = ("erm", "random_alpha_marginal", "random_alpha
 """Methods that need `head_round` at the sites; the others are finished by `start_heads`."""
 
 
+RANDOM_ALPHA: tuple[MethodName, ...] = ("random_alpha_marginal", "random_alpha")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What to remove and how strongly.
@@ -51,33 +72,13 @@ class Recipe:
     Attributes:
         attribute: name in the ontology.
         sigma: standard deviation of alpha, in lengths of the axis: 0 removes nothing, infinity
-            is projection.
+            projects it away.
+        penalty: >= 0, L2 on the variance of the logits in training (`head_training`).
     """
 
     attribute: str
     sigma: float = 2.0
-
-
-@dataclass(frozen=True)
-class HeadData:
-    """One site's training images as the frozen encoder sees them.
-
-    Attributes:
-        mu: `[N, L]` latent means.
-        labels: `[N]` class index; -1 is left out.
-        attributes: `[N, A]` value indices in the ontology's order; -1 is unknown.
-        patients: `[N]` equal for images of one patient.
-    """
-
-    mu: np.ndarray
-    labels: np.ndarray
-    attributes: np.ndarray
-    patients: np.ndarray
-
-    @property
-    def images(self) -> int:
-        """Labelled images: what this site counts for in `head_round_sum`."""
-        return int((self.labels >= 0).sum())
+    penalty: float = PENALTY
 
 
 def start_heads(
@@ -94,7 +95,24 @@ def start_heads(
     Raises:
         ConfigError: unknown method or attribute. DataError: no class has two of its values.
     """
-    raise NotImplementedError
+    chosen = tuple(methods)
+    _refuse_unknown(chosen)
+    heads: dict[MethodName, Head] = {}
+    for name in chosen:
+        if name == "leace":
+            heads[name] = eraser(atlas, recipe.attribute).fold(head)
+        elif name == "lda":
+            heads[name] = lda_head(atlas, recipe.attribute, head)
+        elif name == "ccvr":
+            heads[name] = ccvr_head(atlas, recipe.attribute, head)
+        else:
+            _course(name, atlas, recipe)  # refuses now what a site would refuse later
+            heads[name] = head
+            if name in RANDOM_ALPHA:
+                conditional = name == "random_alpha"
+                soft = eraser(atlas, recipe.attribute, conditional=conditional, sigma=recipe.sigma)
+                heads[name] = soft.fold(head)
+    return heads
 
 
 def head_round(
@@ -107,7 +125,13 @@ def head_round(
     Raises:
         ConfigError: not a trained method. DataError: latents or indices cannot be used.
     """
-    raise NotImplementedError
+    course = _course(method, atlas, recipe)
+    weights = None
+    if method == "reweighting":
+        column = list(atlas.ontology.attributes).index(recipe.attribute)
+        groups = group_weights(atlas, recipe.attribute)
+        weights = image_weights(groups, data.labels, data.attributes[:, column])
+    return train_head(head, data, atlas, course, steps=steps, weights=weights)
 
 
 def empty_head_round_sum(methods: Iterable[MethodName], classes: int, latent_size: int) -> Sum:
@@ -157,6 +181,20 @@ def finish_round(heads: Mapping[MethodName, Head], total: Sum) -> dict[MethodNam
             bias = heads[name].bias + total[f"{name}.bias"] / images
             moved[name] = Head(weight.astype(np.float32), bias.astype(np.float32))
     return moved
+
+
+def _course(method: MethodName, atlas: Atlas, recipe: Recipe) -> Course:
+    """Return what is the same at every site; raises ConfigError for a method without rounds."""
+    if method not in TRAINED:
+        trained = ", ".join(TRAINED)
+        raise ConfigError("mitigation", [f"{method!r} has no rounds; those that have: {trained}"])
+    shifts = no_shifts(atlas.latent_size)
+    if method in RANDOM_ALPHA:
+        conditional = method == "random_alpha"
+        shifts = axis_shifts(atlas, recipe.attribute, recipe.sigma, conditional=conditional)
+    elif method == "reweighting":
+        group_weights(atlas, recipe.attribute)
+    return course_of(atlas, shifts, recipe.penalty)
 
 
 def _refuse_unknown(methods: Iterable[str]) -> None:
