@@ -34,8 +34,9 @@ GROUPS = 20
 
 LEVEL = 0.95
 
-Kind = Literal["share", "rank", "signed"]
-"""A part of n images; a figure in [0, 1] that is no such part; a figure in [-1, 1]."""
+Kind = Literal["share", "rank", "error", "signed"]
+"""A part of n images; a figure in [0, 1] that is no such part; a distance in [0, 1]; a figure in
+[-1, 1]. The last two get a plain t interval."""
 
 NOISE = 1e-12
 """A variance below this is rounding, not spread."""
@@ -64,9 +65,9 @@ class Measured:
         if not math.isfinite(self.variance):
             return math.nan, math.nan
         t = quantile(comparisons)
-        if self.kind == "signed":
-            reach = t * math.sqrt(self.variance)
-            return max(-1.0, self.value - reach), min(1.0, self.value + reach)
+        if self.kind in ("error", "signed"):
+            reach, lowest = t * math.sqrt(self.variance), 0.0 if self.kind == "error" else -1.0
+            return max(lowest, self.value - reach), min(1.0, self.value + reach)
         return wilson(self.value, self._effective_patients(), t)
 
     def _effective_patients(self) -> float:

@@ -28,14 +28,14 @@ CLASS_FIGURES: dict[str, Kind] = {
     "auc": "rank",
     "sensitivity": "share",
     "specificity": "share",
-    "calibration_error": "signed",
+    "calibration_error": "error",
     "over_confidence": "signed",
 }
 """Per value and class, and how their intervals are made."""
 
 VALUE_FIGURES: dict[str, Kind] = {
     "accuracy": "share",
-    "calibration_error": "signed",
+    "calibration_error": "error",
     "over_confidence": "signed",
 }
 """Per value, over all classes."""

@@ -60,7 +60,7 @@ def test_a_share_of_one_has_an_interval_that_its_patients_allow():
 
 
 @pytest.mark.parametrize("value", [0.0, 0.02, 0.5, 0.97, 1.0])
-@pytest.mark.parametrize("kind", ["share", "rank", "signed"])
+@pytest.mark.parametrize("kind", ["share", "rank", "error", "signed"])
 def test_intervals_hold_their_value_and_stay_in_range(value, kind):
     low, high = Measured(value, 0.01, 30, 40, kind).interval()
     assert (-1 if kind == "signed" else 0) <= low <= value <= high <= 1
