@@ -49,7 +49,7 @@ def grad_cam(model: Autoencoder, atlas: Atlas, image: Pixels, question: Question
     size = tuple(asked.picture.shape[-2:])
     map_ = LayerAttribution.interpolate(coarse, size, interpolate_mode="bilinear")
     saliency = map_[0].sum(dim=0).clamp_min(0).float().numpy()
-    return Explanation("grad_cam", question, np.ascontiguousarray(saliency))
+    return Explanation("grad_cam", question, image, np.ascontiguousarray(saliency))
 
 
 def integrated_gradients(
@@ -86,7 +86,7 @@ def integrated_gradients(
         "completeness_gap": abs(float(signed.double().sum()) - (last - first)),
     }
     saliency = signed[0].sum(dim=0).abs().float().numpy()
-    return Explanation("integrated_gradients", question, saliency, figures=figures)
+    return Explanation("integrated_gradients", question, image, saliency, figures=figures)
 
 
 def mean_image(model: Autoencoder, atlas: Atlas) -> torch.Tensor:

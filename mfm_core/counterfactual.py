@@ -86,7 +86,7 @@ def counterfactual(
         "wanted_log_odds": move.wanted,
     }
     saliency = np.abs((end - sweep.reconstruction).mean(axis=0))
-    return Explanation("counterfactual", question, saliency, sweep, figures)
+    return Explanation("counterfactual", question, image, saliency, sweep, figures)
 
 
 def smallest_move(atlas: Atlas, asked: Asked) -> Move:

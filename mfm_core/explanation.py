@@ -67,7 +67,7 @@ def shift(model: Autoencoder, atlas: Atlas, image: Pixels, question: Question) -
     asked = ask(model, atlas, image, question)
     way = Way(with_zero(question.alphas), asked.sides.axis)
     sweep = draw_way(model, atlas, asked, way)
-    return Explanation("class_shift", question, np.abs(sweep.difference), sweep)
+    return Explanation("class_shift", question, image, np.abs(sweep.difference), sweep)
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(

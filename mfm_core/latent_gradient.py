@@ -61,7 +61,7 @@ def latent_gradient(
         "reached_log_odds": reached,
     }
     saliency = np.abs((end - sweep.reconstruction).mean(axis=0))
-    return Explanation("latent_gradient", question, saliency, sweep, figures)
+    return Explanation("latent_gradient", question, image, saliency, sweep, figures)
 
 
 def score_gradient(model: Autoencoder, asked: Asked) -> tuple[float, Array]:

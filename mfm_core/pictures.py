@@ -16,15 +16,34 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from mfm_core.animation import draw_sweep_gif
 from mfm_core.drawing import DPI, FADED, INK, STYLE, encode_png
 from mfm_core.gallery import Reconstruction
+from mfm_core.question import Explanation
 from mfm_core.sweep import Floats, Pixels, Sweep, describe, percent, signed, title_of
+
+__all__ = (
+    "draw_class_means",
+    "draw_methods",
+    "draw_reconstructions",
+    "draw_sweep",
+    "draw_sweep_gif",
+)
 
 TILE, GAP, CAPTION, HEADER = 1.62, 0.14, 0.5, 0.34
 """Inches: side of a picture, space between, space under, space of a row's heading."""
 
 COLUMNS = 4
 BRIGHTER, DARKER = (230, 120, 0), (0, 125, 215)
+
+METHOD_NAMES = {
+    "class_shift": "Class shift",
+    "counterfactual": "Smallest change",
+    "latent_gradient": "Latent gradient",
+    "grad_cam": "Grad-CAM",
+    "integrated_gradients": "Integrated gradients",
+}
+"""What a reader calls each method."""
 
 
 def draw_sweep(sweep: Sweep) -> bytes:
@@ -54,6 +73,49 @@ def draw_sweep(sweep: Sweep) -> bytes:
             for column, position in enumerate(row):
                 _draw_frame(figure, sweep, int(position), (column, y))
         return encode_png(figure)
+
+
+def draw_methods(explanations: Sequence[Explanation], original: Pixels | None = None) -> bytes:
+    """Return the maps of several methods over one image, side by side, as PNG.
+
+    Args:
+        explanations: of one image and one question, at least one.
+        original: `[C, H, W] float32 in [0, 1]` shown under the maps; None is the explained image.
+    """
+    image = explanations[0].image if original is None else original
+    rows = -(-(len(explanations) + 1) // COLUMNS)
+    title = fill(f"Where the methods look: {explanations[0].question.words}", 62)
+    top = 0.2 + 0.26 * (title.count("\n") + 1)
+    width = COLUMNS * TILE + (COLUMNS + 1) * GAP
+    height = top + rows * (TILE + CAPTION + GAP) + 0.42
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+        figure.text(GAP / width, 1 - 0.1 / height, title, va="top", weight="bold", size=13)
+        _tile(figure, (0, top - HEADER), image).set_xlabel("Original\n", size=9.5, color=INK)
+        for number, explanation in enumerate(explanations, start=1):
+            row, column = divmod(number, COLUMNS)
+            place = (column, top - HEADER + row * (TILE + CAPTION + GAP))
+            saliency = explanation.saliency
+            scale = float(np.quantile(saliency, 0.998)) or float(saliency.max()) or 1.0
+            axes = _tile(figure, place, _overlay(saliency, image.mean(axis=0), scale))
+            axes.set_xlabel(_caption(explanation), size=9.5, color=INK)
+        note = fill(
+            "Orange counts most; each map has its own scale. Drawing methods show what would "
+            "change, Grad-CAM and integrated gradients what the answer rests on.",
+            104,
+        )
+        figure.text(GAP / width, 0.08 / height, note, va="bottom", size=9, color=FADED)
+        return encode_png(figure)
+
+
+def _caption(explanation: Explanation) -> str:
+    """Return the method and whether its drawing turns the answer."""
+    name = METHOD_NAMES.get(explanation.method, explanation.method)
+    if explanation.sweep is None:
+        empty = not explanation.saliency.any()
+        return f"{name}\n{'marks nothing' if empty else 'draws no picture'}"
+    flip = explanation.sweep.score.flip_alpha
+    return f"{name}\n{'answer stays' if flip is None else f'answer turns at {signed(flip)}'}"
 
 
 def draw_reconstructions(rows: Sequence[Reconstruction]) -> bytes:
@@ -128,6 +190,8 @@ def _draw_frame(figure: Figure, sweep: Sweep, position: int, place: tuple[int, f
     alpha = float(sweep.alphas[position])
     probability = float(sweep.probabilities_reencoded[position, sweep.target_index])
     says = sweep.says(position)
+    if not sweep.supported[position]:
+        axes.spines[:].set(visible=True, color=FADED, linewidth=1.4, linestyle=(0, (3, 2)))
     axes.set_xlabel(
         f"step {signed(alpha)}: {percent(probability)}\nread as {says}",
         size=9.5,

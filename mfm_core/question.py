@@ -60,6 +60,12 @@ class Question:
     attribute: str | None = None
     value: str | None = None
 
+    @property
+    def words(self) -> str:
+        """What is compared, for the heading of a picture."""
+        asked = self.target if self.attribute is None else f"{self.attribute} {self.value}"
+        return f"“{asked}” against {f'“{self.versus}”' if self.versus else 'all others'}"
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -68,6 +74,7 @@ class Explanation:
     Attributes:
         method: its name in `METHODS`.
         question: what was asked.
+        image: `[C, H, W] float32 in [0, 1]`, what it was asked about.
         saliency: `[H, W] float32 >= 0`, how much each place counts; the scale is the method's own.
         sweep: the decoded frames, None for methods that draw none.
         figures: what else the method measured, by name.
@@ -75,6 +82,7 @@ class Explanation:
 
     method: str
     question: Question
+    image: Pixels
     saliency: Pixels
     sweep: Sweep | None = None
     figures: Mapping[str, float] = field(default_factory=dict)

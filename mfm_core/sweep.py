@@ -180,16 +180,28 @@ def signed(alpha: float) -> str:
 def title_of(sweep: Sweep) -> str:
     """Return the question that the sweep answers."""
     rival = f" instead of {sweep.versus}" if sweep.versus else ""
-    if sweep.says(sweep.zero) == sweep.target:
+    turned = sweep.says(sweep.zero) == sweep.target
+    if sweep.attribute is not None:
+        value = f"{sweep.attribute} “{sweep.target}”{rival}"
+        start = "What would have to change for the image to stop looking like"
+        return f"{start} {value}" if turned else f"What this image would look like with {value}"
+    if turned:
         return f"What would have to change for the model to stop saying “{sweep.target}”{rival}"
     return f"What the model would have to see to say “{sweep.target}”{rival}"
 
 
 def describe(sweep: Sweep) -> list[str]:
-    """Return the sweep in plain sentences: the answer, what turns it and where."""
+    """Return the sweep in plain sentences: the answer, what turns it, where, and how far to trust.
+
+    What is said of an attribute is the atlas's own discriminant; the model's head has no word
+    for it, and its answers along the way follow in a sentence of their own.
+    """
     said = sweep.probabilities_direct[sweep.zero]
     first, start = sweep.classes[int(said.argmax())], sweep.says(sweep.zero)
-    lines = [f"The model reads this image as {first} ({percent(float(said.max()))})."]
+    sure = percent(float(said.max()))
+    lines = [f"The model reads this image as {first} ({sure})."]
+    if sweep.attribute is not None:
+        lines = [f"In the model's latent this image lies with {sweep.attribute} {first} ({sure})."]
     if start != first:
         lines.append(
             f"It reads its own redrawing as {start}: the drawing does not carry everything the "
@@ -208,4 +220,32 @@ def describe(sweep: Sweep) -> list[str]:
         f"The strongest change at step {signed(change.alpha)} is in the {change.place} of the "
         f"picture, where it gets {direction} by {abs(change.peak) * 100:.0f} % of full scale."
     )
-    return lines
+    return lines + _findings(sweep) + _support(sweep)
+
+
+def _findings(sweep: Sweep) -> list[str]:
+    """Return what the model's own answer does along an attribute."""
+    if sweep.attribute is None:
+        return []
+    said = [sweep.findings[label] for label in sweep.readings.argmax(axis=1)]
+    start = said[sweep.zero]
+    turned = [at for at, finding in enumerate(said) if finding != start]
+    if not turned:
+        return [f"The model's finding stays {start} at every step."]
+    near = min(turned, key=lambda at: abs(sweep.alphas[at]))
+    return [
+        f"The model's finding turns from {start} to {said[near]} at step "
+        f"{signed(sweep.alphas[near])}: it answers to the {sweep.attribute}, too."
+    ]
+
+
+def _support(sweep: Sweep) -> list[str]:
+    """Return which frames lie where the decoder was not trained."""
+    if not sweep.supported[sweep.zero]:
+        return [
+            "The image itself lies outside what the model was trained on; trust no frame of it."
+        ]
+    if sweep.supported.all():
+        return []
+    outside = ", ".join(signed(alpha) for alpha in sweep.alphas[~sweep.supported])
+    return [f"Outside what the model was trained on (dashed): step {outside}."]

@@ -37,6 +37,7 @@ def test_every_method_answers_every_question_in_the_same_form(method, question):
     world.model.eval()
     assert all(weight.grad is None for weight in world.model.parameters())
     assert found.method == method and found.question is question
+    assert np.array_equal(found.image, image)
     assert found.saliency.shape == (SIDE, SIDE) and found.saliency.dtype == np.float32
     assert np.isfinite(found.saliency).all() and found.saliency.min() >= 0 < found.saliency.max()
     assert np.array_equal(found.saliency, again.saliency)

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from mfm_core.drawing import MAX_BYTES
-from mfm_core.explanation import class_shift, decode_class_means
+from mfm_core.explanation import METHODS, Question, class_shift, decode_class_means
 from mfm_core.gallery import Reconstruction
-from mfm_core.pictures import draw_class_means, draw_reconstructions, draw_sweep
+from mfm_core.pictures import draw_class_means, draw_methods, draw_reconstructions, draw_sweep
 from tests.mfm_core.blob_world import CLASSES, blob_world
 
 
@@ -107,3 +107,46 @@ def test_a_class_without_images_has_no_mean():
     whole = pixels_of(draw_class_means(means, CLASSES))
     means[1:] = np.nan
     assert (pixels_of(draw_class_means(means, CLASSES)) < 200).sum() < (whole < 200).sum() / 2
+
+
+@pytest.fixture
+def explanations():
+    world = blob_world()
+    image = world.image(world.first(0))
+    question = Question("left blob")
+    return [method(world.model, world.atlas, image, question) for method in METHODS.values()]
+
+
+def test_methods_stand_side_by_side_over_the_image(explanations):
+    png = draw_methods(explanations)
+    whole, one = pixels_of(png), pixels_of(draw_methods(explanations[:1]))
+    assert len(png) <= MAX_BYTES and len(one) < len(whole) and whole.shape[1] >= 800
+    left, right = slice(228, 325), slice(325, 422)  # halves of the first method's tile
+    tile = slice(60, 250)
+    assert orange(whole[tile, left]).sum() > 5 * max(orange(whole[tile, right]).sum(), 20)
+    assert not orange(whole[tile, 17:211]).any()
+
+
+def test_a_map_of_nothing_is_drawn_as_the_image(explanations):
+    quiet = next(found for found in explanations if found.method == "grad_cam")
+    assert not quiet.saliency.any()
+    assert not orange(pixels_of(draw_methods([quiet]))).any()
+
+
+def test_maps_do_not_depend_on_their_own_scale(explanations):
+    louder = [replace(found, saliency=found.saliency * 1000) for found in explanations]
+    assert draw_methods(louder) == draw_methods(explanations)
+
+
+def test_another_picture_can_stand_under_the_maps(explanations):
+    white = np.ones_like(explanations[0].image)
+    first, second = draw_methods(explanations), draw_methods(explanations, white)
+    assert pixels_of(second).mean() > pixels_of(first).mean() + 20
+
+
+def test_frames_outside_the_training_are_framed(sweep):
+    inside = draw_sweep(replace(sweep, supported=np.ones(11, dtype=bool)))
+    flags = np.ones(11, dtype=bool)
+    flags[-1] = False
+    assert len(pixels_of(draw_sweep(replace(sweep, supported=flags)))) >= len(pixels_of(inside))
+    assert draw_sweep(replace(sweep, supported=flags)) != inside

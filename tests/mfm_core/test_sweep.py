@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from mfm_core.errors import DataError
-from mfm_core.explanation import class_shift
+from mfm_core.explanation import METHODS, class_shift
+from mfm_core.question import Question
 from mfm_core.sweep import describe, difference_map, percent, summarise_difference, title_of
 from tests.mfm_core.blob_world import blob_world
+from tests.mfm_core.view_world import view_world
 
 
 @pytest.fixture
@@ -56,3 +58,42 @@ def test_the_words_name_answer_flip_and_place(sweep):
 )
 def test_percent_never_claims_certainty(probability, text):
     assert percent(probability) == text
+
+
+def view_sweep(index: int, value: str):
+    world = view_world()
+    question = Question(attribute="view", value=value)
+    return METHODS["class_shift"](world.model, world.atlas, world.image(index), question).sweep
+
+
+def ap_image() -> int:
+    return int(np.flatnonzero(view_world().images.attributes[:, 0] == 0)[0])
+
+
+def test_the_words_of_an_attribute_speak_of_its_value_and_of_the_finding():
+    sweep = view_sweep(ap_image(), "PA")
+    text = " ".join(describe(sweep))
+    assert title_of(sweep) == "What this image would look like with view “PA”"
+    assert "lies with view AP" in text and "read as PA instead" in text
+    stays = replace(sweep, readings=np.tile([0.8, 0.1, 0.1], (11, 1)))
+    assert "finding stays clear at every step" in " ".join(describe(stays))
+    turned = stays.readings.copy()
+    turned[7:] = [0.1, 0.8, 0.1]
+    text = " ".join(describe(replace(sweep, readings=turned)))
+    assert "turns from clear to left blob at step +0.8: it answers to the view" in text
+    away = view_sweep(ap_image(), "AP")
+    assert title_of(away).endswith("stop looking like view “AP”")
+
+
+def test_a_class_sweep_has_no_sentence_on_findings(sweep):
+    assert "finding" not in " ".join(describe(sweep))
+
+
+def test_frames_outside_the_training_are_named(sweep):
+    inside = replace(sweep, supported=np.ones(11, dtype=bool))
+    assert "utside" not in " ".join(describe(inside))
+    ends = np.ones(11, dtype=bool)
+    ends[[0, 10]] = False
+    assert "(dashed): step −2.0, +2.0." in " ".join(describe(replace(sweep, supported=ends)))
+    none = replace(sweep, supported=np.zeros(11, dtype=bool))
+    assert "image itself lies outside" in " ".join(describe(none))
