@@ -4,7 +4,8 @@ The class axis is added to the latent and the head is linear, so the probability
 from the moved latent rises by construction and proves nothing. Every score here is therefore
 meant for the re-encoded curve f(E(D(z*))): the picture is drawn, read again and judged again.
 Source: paper section 2.5.1 (equation 1) and 3.2.1; the scores are ours (the paper has none).
-What crosses the hospital's boundary: nothing; only medians over many images are ever reported.
+What crosses the hospital's boundary: nothing here; scores of many patients leave as histograms
+(`explanation_sums`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter
 from scipy.stats import rankdata
+
+from mfm_core.ssim import WINDOW, ssim, window_centres
 
 Floats = NDArray[np.float64]
 
@@ -97,3 +102,40 @@ def localise(difference: NDArray[np.float32], mask: NDArray[np.bool_]) -> Locali
     return Localisation(
         iou=shared / (2 * area - shared), pointing=bool(truth[int(strength.argmax())])
     )
+
+
+def likeness_outside(
+    frame: NDArray[np.float32], reference: NDArray[np.float32], region: NDArray[np.bool_]
+) -> float | None:
+    """Return the SSIM of two pictures where no SSIM window touches a region.
+
+    Args:
+        frame: `[C, H, W] float32 in [0, 1]`.
+        reference: as `frame`.
+        region: `[H, W] bool`, what must not count; without a true pixel it is the plain SSIM.
+
+    Returns:
+        SSIM in [-1, 1], None where every window touches the region.
+    """
+    touched = maximum_filter(region, size=WINDOW, mode="constant")
+    weight = torch.from_numpy((~touched).astype(np.float32))[None, None]
+    part = window_centres(weight).mean()
+    if part == 0:
+        return None
+    x, y = (torch.from_numpy(np.ascontiguousarray(picture))[None] for picture in (frame, reference))
+    with torch.inference_mode():
+        return float(ssim(x, y, weight / part)[0])
+
+
+def map_likeness(one: NDArray[np.float32], other: NDArray[np.float32]) -> float | None:
+    """Return the SSIM of the sizes of two maps `[H, W]`, each scaled to a largest value of 1.
+
+    An explanation that looks the same whatever it explains has a likeness near 1 (Adebayo et al.,
+    "Sanity checks for saliency maps", NeurIPS 2018). A map of zeros has none: None.
+    """
+    sizes = [np.abs(saliency).astype(np.float32) for saliency in (one, other)]
+    if min(float(size.max()) for size in sizes) <= 0:
+        return None
+    x, y = (torch.from_numpy(size / size.max())[None, None] for size in sizes)
+    with torch.inference_mode():
+        return float(ssim(x, y)[0])

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
+from skimage.metrics import structural_similarity
 
-from mfm_core.faithfulness import localise, score_curve
+from mfm_core.faithfulness import likeness_outside, localise, map_likeness, score_curve
 
 ALPHAS = np.linspace(-2, 2, 11).round(1)
 
@@ -58,3 +59,39 @@ def test_an_empty_or_misshapen_mask_is_refused():
     for mask in (np.zeros((4, 4), dtype=bool), np.ones((3, 3), dtype=bool)):
         with pytest.raises(ValueError, match="mask"):
             localise(np.zeros((4, 4), dtype=np.float32), mask)
+
+
+def picture(seed=0):
+    return np.random.default_rng(seed).random((1, 32, 32)).astype(np.float32)
+
+
+def test_outside_a_region_nothing_inside_it_counts():
+    region = np.zeros((32, 32), dtype=bool)
+    region[4:12, 4:12] = True
+    changed = picture()
+    changed[0][region] = 0.0
+    assert likeness_outside(changed, picture(), region) == pytest.approx(1, abs=1e-6)
+    elsewhere = np.roll(region, 14, axis=1)
+    assert likeness_outside(changed, picture(), elsewhere) < 0.95
+
+
+def test_without_a_region_it_is_the_plain_ssim_and_without_an_outside_there_is_none():
+    one, other = picture(0), picture(1)
+    nowhere = np.zeros((32, 32), dtype=bool)
+    plain = structural_similarity(
+        one[0], other[0], data_range=1, gaussian_weights=True, sigma=1.5,
+        use_sample_covariance=False,
+    )  # fmt: skip
+    assert likeness_outside(one, other, nowhere) == pytest.approx(plain, abs=1e-4)
+    everywhere = nowhere.copy()
+    everywhere[5::11, 5::11] = True
+    assert likeness_outside(one, other, everywhere) is None
+
+
+def test_maps_are_alike_whatever_their_scale_and_sign_and_unlike_when_unrelated():
+    rng = np.random.default_rng(0)
+    one, other = rng.random((2, 32, 32)).astype(np.float32)
+    assert map_likeness(one, -7 * one) == pytest.approx(1, abs=1e-6)
+    assert abs(map_likeness(one, other)) < 0.1
+    assert map_likeness(one, other) == pytest.approx(map_likeness(other, one), abs=1e-6)
+    assert map_likeness(one, np.zeros((32, 32), dtype=np.float32)) is None
