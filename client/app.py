@@ -18,31 +18,38 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
+from client.audit_counts import audit_sum, open_kept
 from client.cohort import hold_cohort
 from client.limits import check_patients, check_request, guarded_latent_sum
 from client.secret import secret_seed
-from client.site import ATLAS, FINAL, Site, open_site
+from client.site import ATLAS, FINAL, HEADS_FILE, Site, open_site
 from mfm_core.atlas import atlas_from, save_atlas
 from mfm_core.checkpoint import encoder_hash, flat_weights, save_model
 from mfm_core.dataset import SPLITS
 from mfm_core.errors import BoundaryError, ConfigError, MfmError, UpdateRejected
 from mfm_core.evaluation import metric_sum
 from mfm_core.head import candidate_sum
+from mfm_core.head_files import heads_from_sum, save_heads
 from mfm_core.inference import Inference, infer
+from mfm_core.mitigation import HeadData, head_round, head_round_sum
 from mfm_core.patches import patch_moments
 from mfm_core.sums import Sum
 from mfm_core.training import Schedule
 from mfm_core.training import train as train_locally
 from strategies import wire
 from strategies.answers import (
+    HEADS,
+    LATENT,
     answer_of,
+    part_of,
     read_heads,
     request_has_model,
     request_schema,
+    trained_methods,
     training_sum,
 )
 from strategies.code_hash import code_hash
-from strategies.plan import Kind, Step, attention_stage, derive_seed, plan_of
+from strategies.plan import ROUNDED, Kind, Step, attention_stage, derive_seed, plan_of
 from strategies.rounds import FAILED, REFUSED
 
 app = ClientApp()
@@ -82,56 +89,65 @@ class Reply:
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
     """Introduce the site: name, code, images per split."""
-    return serve("hello", message, context, say_hello)
+    return serve("hello", message, context)
 
 
 @app.query("patch_moments")
 def moments(message: Message, context: Context) -> Message:
     """Release the second moments of image patches."""
-    return serve("patch_moments", message, context, give_patch_moments)
+    return serve("patch_moments", message, context)
 
 
 @app.train()
 def training(message: Message, context: Context) -> Message:
     """Validate the global weights, train on from them, release the change."""
-    return serve("train", message, context, train_one_round)
+    return serve("train", message, context)
 
 
 @app.query("latent_sums")
 def latent_sums(message: Message, context: Context) -> Message:
     """Release class and attribute sums of the latents."""
-    return serve("latent_sums", message, context, give_latent_sums)
+    return serve("latent_sums", message, context)
 
 
 @app.query("heads")
 def heads(message: Message, context: Context) -> Message:
     """Release how well each candidate head does on the validation images."""
-    return serve("heads", message, context, try_heads)
+    return serve("heads", message, context)
+
+
+@app.query("mitigate")
+def mitigation(message: Message, context: Context) -> Message:
+    """Train heads that leave an attribute out, release their change."""
+    return serve("mitigate", message, context)
 
 
 @app.evaluate()
 def evaluation(message: Message, context: Context) -> Message:
     """Release the test counts of the final weights."""
-    return serve("evaluate", message, context, test_final)
+    return serve("evaluate", message, context)
 
 
 @app.query("atlas")
 def atlas(message: Message, context: Context) -> Message:
     """Store the final model and the atlas at the site."""
-    return serve("atlas", message, context, store_atlas)
+    return serve("atlas", message, context)
 
 
-def serve(
-    kind: Kind, message: Message, context: Context, work: Callable[[Request], Reply]
-) -> Message:
+@app.query("audit")
+def audit(message: Message, context: Context) -> Message:
+    """Release counts about the final model's explanations and fairness."""
+    return serve("audit", message, context)
+
+
+def serve(kind: Kind, message: Message, context: Context) -> Message:
     """Return the released answer to a message, or an error reply that holds one coded word."""
     log = fallback_log
     try:
         site = open_site(find_site_file(context))
         log = site.log
         request = receive(site, kind, message)
-        hold_cohort(site, Step(kind, request.round))
-        reply = work(request)
+        reply = perform(kind, request)
         return Message(release(request, reply), reply_to=message)
     except MfmError as error:
         log.error("%s %s: %s", kind, type(error).__name__, error)
@@ -166,9 +182,9 @@ def receive(site: Site, kind: Kind, message: Message) -> Request:
         UpdateRejected: the message is not what was agreed; "plan" is a step outside the run's plan.
     """
     check_request(site.config.limits, site.config_hash, kind, message.content)
-    number = int(message.metadata.group_id or 0) if kind == "train" else 0
+    number = int(message.metadata.group_id or 0) if kind in ROUNDED else 0
     if kind != "hello" and Step(kind, number) not in plan_of(site.run):
-        asked = f"{kind} of round {number}" if kind == "train" else kind
+        asked = f"{kind} of round {number}" if kind in ROUNDED else kind
         raise UpdateRejected("plan", f"{asked} is no step of the agreed run; nothing was computed")
     expected = wire.Expected(
         kind=kind,
@@ -262,6 +278,32 @@ def try_heads(request: Request) -> Reply:
     return Reply(len(labels), wire.Payload(total=found))
 
 
+def train_heads(request: Request) -> Reply:
+    """Return the change of the heads that this site trained on its frozen latents."""
+    site, images = request.site, request.site.images
+    run, chosen = site.run, images.select("train")
+    model = site.load(request.weights)
+    latent = part_of(request.total, LATENT)
+    known = atlas_from(latent, run.ontology, encoder_hash(model), site.config_hash)
+    sent = heads_from_sum(part_of(request.total, HEADS))
+    before = {method: sent[method] for method in trained_methods(run)}
+    parts = (images.labels[chosen], images.attributes[chosen], images.patients[chosen])
+    data = HeadData(look(request, "train").mu, *parts)
+    after = {
+        method: head_round(
+            method,
+            before[method],
+            data,
+            known,
+            run.mitigation.recipe,
+            steps=run.mitigation.steps_per_round,
+        )
+        for method in before
+    }
+    found = head_round_sum(before, after, len(chosen))
+    return Reply(len(chosen), wire.Payload(total=found))
+
+
 def test_final(request: Request) -> Reply:
     """Return the test counts with bootstrap replicates."""
     site = request.site
@@ -272,13 +314,52 @@ def test_final(request: Request) -> Reply:
 
 
 def store_atlas(request: Request) -> Reply:
-    """Write the final model and the atlas into the site's state folder; reply with nothing."""
+    """Write model, atlas and mitigated heads into the state folder; reply with nothing."""
     site, folder = request.site, request.site.config.state_folder
-    model, ontology = site.load(request.weights), site.run.ontology
-    found = atlas_from(request.total, ontology, encoder_hash(model), site.config_hash)
-    save_model(folder / FINAL, model, site.config_hash, ontology)
-    save_atlas(folder / ATLAS, found)
+    model, run = site.load(request.weights), site.run
+    encoder, latent = encoder_hash(model), part_of(request.total, LATENT)
+    save_model(folder / FINAL, model, site.config_hash, run.ontology)
+    save_atlas(folder / ATLAS, atlas_from(latent, run.ontology, encoder, site.config_hash))
+    if run.mitigation.attribute is not None:
+        heads = heads_from_sum(part_of(request.total, HEADS))
+        save_heads(folder / HEADS_FILE, heads, encoder, run.mitigation.attribute)
     return Reply(0, wire.Payload())
+
+
+def give_audit(request: Request) -> Reply:
+    """Return the audit counts of the test images, from the model and atlas that are kept here."""
+    site, images = request.site, request.site.images
+    kept = open_kept(site.config.state_folder, site.config_hash)
+    chosen = images.select("test")
+    found = audit_sum(kept, images, chosen, site.run, site.config.limits.min_cell_count)
+    return Reply(len(chosen), wire.Payload(total=found))
+
+
+WORK: dict[Kind, Callable[[Request], Reply]] = {
+    "hello": say_hello,
+    "patch_moments": give_patch_moments,
+    "train": train_one_round,
+    "latent_sums": give_latent_sums,
+    "heads": try_heads,
+    "mitigate": train_heads,
+    "evaluate": test_final,
+    "atlas": store_atlas,
+    "audit": give_audit,
+}
+
+
+def do_work(kind: Kind, request: Request) -> Reply:
+    """Return what a site answers to a checked request; nothing has been released yet.
+
+    Raises:
+        MfmError: the images changed since the run began, or the work cannot be done.
+    """
+    hold_cohort(request.site, Step(kind, request.round))
+    return WORK[kind](request)
+
+
+perform: Callable[[Kind, Request], Reply] = do_work
+"""Who computes: this process, or the confined one that a hospital's runner puts here."""
 
 
 def look(request: Request, split: str) -> Inference:

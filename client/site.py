@@ -26,7 +26,7 @@ from mfm_core.sums import Schema
 from strategies.config import RunConfig
 
 LEDGER, LOG, CACHE = "outbox.jsonl", "site.log", "cache"
-FINAL, ATLAS = "final.safetensors", "atlas.safetensors"
+FINAL, ATLAS, HEADS_FILE = "final.safetensors", "atlas.safetensors", "heads.safetensors"
 
 
 @dataclass(frozen=True)

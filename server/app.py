@@ -17,13 +17,15 @@ from flwr.serverapp import Grid, ServerApp
 
 from mfm_core.atlas import save_atlas
 from mfm_core.autoencoder import count_parameters
-from mfm_core.checkpoint import save_model, weight_schema
+from mfm_core.checkpoint import encoder_hash, save_model, weight_schema
 from mfm_core.config import canonical_hash
 from mfm_core.errors import ConfigError, MfmError
+from mfm_core.head_files import heads_from_sum, save_heads
 from server.checkpoints import arrays_hash
 from server.config import ConsortiumConfig, load_agreed_run, load_consortium
 from server.journal import RunFolder, read_lines, write_json
 from server.phases import first_state, model_with, new_model, phases_of, pooled_atlas
+from strategies.answers import HEADS
 from strategies.code_hash import code_hash
 from strategies.collector import Identity
 from strategies.config import RunConfig
@@ -97,6 +99,11 @@ def write_results(folder: Path, run: RunConfig, state: RunState) -> None:
     model = model_with(run, state.weights)
     save_model(folder / "final.safetensors", model, config_hash, run.ontology)
     save_atlas(folder / "atlas.safetensors", pooled_atlas(run, state, config_hash))
+    if run.mitigation.attribute is not None:
+        heads = heads_from_sum(state.sums[HEADS])
+        save_heads(
+            folder / "heads.safetensors", heads, encoder_hash(model), run.mitigation.attribute
+        )
     results = summarise(run, state, read_lines(folder))
     write_json(folder / "server.json", {"parameters": count_parameters(model), **results})
 
@@ -141,6 +148,8 @@ def summarise(run: RunConfig, state: RunState, lines: list[dict[str, Any]]) -> d
         "per_site": state.facts["evaluate"]["per_site"],
         "heads": state.facts.get("heads"),
         "latent_sums": state.facts["latent_sums"],
+        "mitigation": run.mitigation.model_dump() if run.mitigation.attribute else None,
+        "audit": state.facts.get("audit"),
         "rounds_table": training,
         "timing": timing,
     }

@@ -1,6 +1,7 @@
 """The server's half of each exchange: what is sent, and what the pooled answers become.
 
-    hello -> patch_moments -> train 1..R -> latent_sums -> heads -> evaluate -> atlas
+    hello -> patch_moments -> train 1..R -> latent_sums -> heads -> mitigate 1..M -> evaluate
+    -> atlas -> audit
 
 Each phase is small and pure: from a RunState and pooled sums to the next RunState. The sites'
 half is `client.app`; `strategies.answers` says what replies hold.
@@ -23,15 +24,35 @@ from mfm_core.checkpoint import encoder_hash, flat_weights, load_flat_weights, w
 from mfm_core.errors import DataError
 from mfm_core.evaluation import metrics_from
 from mfm_core.head import Head, choose_head, chosen_head, fit_heads
+from mfm_core.head_files import heads_from_sum, heads_to_sum
+from mfm_core.mitigation import finish_round, start_heads
 from mfm_core.patches import start_linear_path
 from mfm_core.sums import Array, Sum
+from server.audit import audit_figures, bias_rows
 from strategies import aggregation
-from strategies.answers import SUPPRESSED, Answer, answer_of, heads_sum, read_training_sum
+from strategies.answers import (
+    CHOSEN,
+    HEADS,
+    LATENT,
+    SUPPRESSED,
+    Answer,
+    answer_of,
+    heads_sum,
+    joined,
+    mitigated_methods,
+    part_of,
+    read_training_sum,
+    trained_methods,
+)
 from strategies.collector import Pooled
 from strategies.config import RunConfig
 from strategies.plan import Step, attention_stage, plan_of
 from strategies.strategy import Phase, RunState
 from strategies.wire import Payload
+
+CLASS_CELLS = ("class.count", "class.sum")
+SITE_CELLS = "site_cells"
+"""The class cells of each site, which make the site itself a field of the bias ranking."""
 
 
 def new_model(run: RunConfig) -> Autoencoder:
@@ -55,7 +76,7 @@ def first_state(run: RunConfig) -> RunState:
 def pooled_atlas(run: RunConfig, state: RunState, config_hash: str) -> Atlas:
     """Return the atlas of the state's latent sums, made for the state's weights."""
     encoder = encoder_hash(model_with(run, state.weights))
-    return atlas_from(state.sums["latent_sums"], run.ontology, encoder, config_hash)
+    return atlas_from(state.sums[LATENT], run.ontology, encoder, config_hash)
 
 
 def phases_of(run: RunConfig) -> tuple[Phase, ...]:
@@ -66,8 +87,10 @@ def phases_of(run: RunConfig) -> tuple[Phase, ...]:
         "train": Training,
         "latent_sums": LatentSums,
         "heads": Heads,
+        "mitigate": Mitigation,
         "evaluate": Evaluation,
         "atlas": Spreading,
+        "audit": Audit,
     }
     return tuple(kinds[step.kind](run, step) for step in (Step("hello"), *plan_of(run)))
 
@@ -169,9 +192,10 @@ class LatentSums(Asking):
         return Payload(state.weights)
 
     def note(self, total: Sum | None, images: int) -> dict[str, Any]:
-        """Return how many small cells the site left out."""
+        """Return how many small cells the site left out, and its class cells."""
         assert total is not None
-        return {"suppressed_cells": int(total[SUPPRESSED][0])}
+        cells = {name: total[name].tolist() for name in CLASS_CELLS}
+        return {"suppressed_cells": int(total[SUPPRESSED][0]), "cells": cells}
 
     def finish(self, state: RunState, pooled: Pooled) -> tuple[RunState, dict[str, Any]]:
         """Return the state with the pooled latent sums.
@@ -186,7 +210,12 @@ class LatentSums(Asking):
             "patients_per_class": dict(zip(self.run.ontology.classes, counts, strict=True)),
             "suppressed_cells": {n: f["suppressed_cells"] for n, f in pooled.of_site.items()},
         }
-        sums = {**state.sums, "latent_sums": pooled.total}
+        cells = {
+            f"{site}/{name}": np.array(noted["cells"][name])
+            for site, noted in pooled.of_site.items()
+            for name in CLASS_CELLS
+        }
+        sums = {**state.sums, LATENT: pooled.total, SITE_CELLS: Sum(cells)}
         return replace(state, sums=sums, facts={**state.facts, "latent_sums": facts}), facts
 
 
@@ -208,14 +237,27 @@ def refuse_too_few_patients(counts: Array) -> None:
         )
 
 
+def head_of(run: RunConfig, weights: NDArray[np.float32]) -> Head:
+    """Return the head in the weights."""
+    head = model_with(run, weights).head
+    return Head(head.weight.detach().numpy(), head.bias.detach().numpy())
+
+
+def with_head(run: RunConfig, weights: NDArray[np.float32], head: Head) -> NDArray[np.float32]:
+    """Return the weights with another head."""
+    model = model_with(run, weights)
+    with torch.no_grad():
+        model.head.weight.copy_(torch.from_numpy(head.weight))
+        model.head.bias.copy_(torch.from_numpy(head.bias))
+    return flat_weights(model)
+
+
 class Heads(Asking):
     """The choice between the trained head and closed-form heads, on all validation images."""
 
     def candidates(self, state: RunState) -> tuple[Head, ...]:
         """Return the trained head, then one head per shrinkage."""
-        head = model_with(self.run, state.weights).head
-        trained = Head(head.weight.detach().numpy(), head.bias.detach().numpy())
-        return (trained, *fit_heads(pooled_atlas(self.run, state, "")))
+        return (head_of(self.run, state.weights), *fit_heads(pooled_atlas(self.run, state, "")))
 
     def request(self, state: RunState) -> Payload:
         """Return the weights and the candidates."""
@@ -225,16 +267,12 @@ class Heads(Asking):
         """Return the state with the chosen head in the weights."""
         assert pooled.total is not None
         head = chosen_head(self.candidates(state), pooled.total)
-        model = model_with(self.run, state.weights)
-        with torch.no_grad():
-            model.head.weight.copy_(torch.from_numpy(head.weight))
-            model.head.bias.copy_(torch.from_numpy(head.bias))
         number = max(1.0, float(pooled.total["images"][0]))
         facts = {
             "chosen_head": choose_head(pooled.total),
             "val_accuracy": [float(n) / number for n in pooled.total["correct"]],
         }
-        changed = replace(state, weights=flat_weights(model))
+        changed = replace(state, weights=with_head(self.run, state.weights, head))
         return replace(changed, facts={**state.facts, "heads": facts}), facts
 
 
@@ -262,9 +300,67 @@ class Evaluation(Asking):
         return replace(state, facts=facts, sums=sums), {"test": brief}
 
 
+class Mitigation(Asking):
+    """One round of heads that leave an attribute out; the encoder is frozen."""
+
+    def heads(self, state: RunState) -> dict[str, Head]:
+        """Return the chosen head and every mitigated one, as they stand before this round."""
+        if HEADS in state.sums:
+            return heads_from_sum(state.sums[HEADS])
+        atlas, chosen = pooled_atlas(self.run, state, ""), head_of(self.run, state.weights)
+        methods, recipe = mitigated_methods(self.run), self.run.mitigation.recipe
+        started = start_heads(methods, atlas, chosen, recipe)
+        return {CHOSEN: chosen, **{str(method): head for method, head in started.items()}}
+
+    def request(self, state: RunState) -> Payload:
+        """Return the weights, the latent sums and the heads that are trained."""
+        trained, heads = trained_methods(self.run), self.heads(state)
+        parts = {
+            LATENT: state.sums[LATENT],
+            HEADS: heads_to_sum({method: heads[method] for method in trained}),
+        }
+        return Payload(state.weights, joined(parts))
+
+    def finish(self, state: RunState, pooled: Pooled) -> tuple[RunState, dict[str, Any]]:
+        """Return the state with the next heads; after the last round with the one to be used."""
+        assert pooled.total is not None
+        heads, settings = self.heads(state), self.run.mitigation
+        trained = {method: heads[method] for method in trained_methods(self.run)}
+        finished = finish_round(trained, pooled.total)
+        heads |= {str(method): head for method, head in finished.items()}
+        weights = state.weights
+        if settings.use is not None and self.step.round == settings.rounds:
+            weights = with_head(self.run, weights, heads[settings.use])
+        sums = {**state.sums, HEADS: heads_to_sum(heads)}
+        return replace(state, weights=weights, sums=sums), {}
+
+
 class Spreading(Asking):
     """Every site gets the final model and the pooled sums, from which it makes its atlas."""
 
     def request(self, state: RunState) -> Payload:
-        """Return the final weights and the pooled latent sums."""
-        return Payload(state.weights, state.sums["latent_sums"])
+        """Return the final weights, the pooled latent sums and the mitigated heads."""
+        parts = {part: state.sums[part] for part in (LATENT, HEADS) if part in state.sums}
+        return Payload(state.weights, joined(parts))
+
+
+class Audit(Asking):
+    """What the sites count about the final model, and the ranking of possible biases."""
+
+    def note(self, total: Sum | None, images: int) -> dict[str, Any]:
+        """Return a site's own figures."""
+        assert total is not None
+        return audit_figures(self.run, total)
+
+    def finish(self, state: RunState, pooled: Pooled) -> tuple[RunState, dict[str, Any]]:
+        """Return the state with the figures of all sites and of each."""
+        assert pooled.total is not None
+        found = audit_figures(self.run, pooled.total)
+        per_site = {
+            name: {key: noted[key] for key in found} for name, noted in pooled.of_site.items()
+        }
+        atlas, head = pooled_atlas(self.run, state, ""), head_of(self.run, state.weights)
+        cells = {name: part_of(state.sums[SITE_CELLS], name) for name in per_site}
+        biases = bias_rows(atlas, cells, head)
+        facts = {"pooled": found, "per_site": per_site, "biases": biases}
+        return replace(state, facts={**state.facts, "audit": facts}), {}

@@ -9,7 +9,7 @@ What crosses the hospital's boundary: the Sums described here, and the change of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,15 +17,24 @@ import numpy as np
 from mfm_core.autoencoder import latent_grid
 from mfm_core.dataset import SPLITS, ImageSet
 from mfm_core.evaluation import metric_sum
+from mfm_core.explanation_sums import empty_explanation_sum
+from mfm_core.flips import empty_flip_sum
 from mfm_core.head import SHRINKAGES, Head, candidate_sum
+from mfm_core.head_files import heads_to_sum
 from mfm_core.latent_sums import latent_sum
+from mfm_core.mitigation import TRAINED, MethodName, empty_head_round_sum
 from mfm_core.objective import TERM_NAMES
 from mfm_core.patches import patch_moments
+from mfm_core.subgroups import empty_subgroup_sum
 from mfm_core.sums import Schema, Sum
 from strategies.config import RunConfig
 from strategies.plan import Kind
 
 VALIDATION, LOSS, SUPPRESSED = "val.", "loss.", "suppressed"
+LATENT, HEADS = "latent_sums", "mitigated_heads"
+EXPLANATIONS, FLIPS, SUBGROUPS = "explanations", "flips", "subgroups"
+CHOSEN = "chosen"
+"""Name of the head in the weights, beside the names of the mitigated ones."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +57,73 @@ def answer_of(run: RunConfig, kind: Kind) -> Answer:
 
 def _example(run: RunConfig, kind: Kind) -> Sum:
     """Return the Sum of a site with one black picture."""
-    size = (1, latent_size(run))
-    nobody, heads = np.zeros(1, dtype=np.int64), [zero_head(run)] * (1 + len(SHRINKAGES))
-    if kind == "hello":
-        return Sum({"images": np.zeros(len(SPLITS))})
-    if kind == "patch_moments":
-        return patch_moments(_black(run), nobody, run.model)
-    if kind == "latent_sums":
-        attributes = np.zeros((1, len(run.ontology.attributes)), dtype=np.int64)
-        found = latent_sum(np.zeros(size), nobody, attributes, nobody, run.ontology)
-        return with_suppressed(found, 0)
-    if kind == "heads":
-        return candidate_sum(np.zeros(size), nobody, heads)
-    return _metrics(run, run.statistics.bootstrap_replicates)
+    makers: dict[Kind, Callable[[], Sum]] = {
+        "hello": lambda: Sum({"images": np.zeros(len(SPLITS))}),
+        "patch_moments": lambda: patch_moments(_black(run), np.zeros(1, np.int64), run.model),
+        "latent_sums": lambda: _empty_latent_sum(run),
+        "heads": lambda: _empty_candidates(run),
+        "mitigate": lambda: empty_head_round_sum(
+            trained_methods(run), len(run.ontology.classes), latent_size(run)
+        ),
+        "evaluate": lambda: _metrics(run, run.statistics.bootstrap_replicates),
+        "audit": lambda: _empty_audit(run),
+    }
+    return makers[kind]()
+
+
+def _empty_latent_sum(run: RunConfig) -> Sum:
+    nobody = np.zeros(1, dtype=np.int64)
+    attributes = np.zeros((1, len(run.ontology.attributes)), dtype=np.int64)
+    mu = np.zeros((1, latent_size(run)))
+    return with_suppressed(latent_sum(mu, nobody, attributes, nobody, run.ontology), 0)
+
+
+def _empty_candidates(run: RunConfig) -> Sum:
+    heads = (zero_head(run),) * (1 + len(SHRINKAGES))
+    return candidate_sum(np.zeros((1, latent_size(run))), np.zeros(1, dtype=np.int64), heads)
+
+
+def _empty_audit(run: RunConfig) -> Sum:
+    parts = {}
+    for name in (CHOSEN, *mitigated_methods(run)):
+        parts[f"{SUBGROUPS}/{name}"] = empty_subgroup_sum(run.ontology)
+        parts[f"{FLIPS}/{name}"] = empty_flip_sum(run.ontology)
+    if run.audit.explained_per_class:
+        parts[EXPLANATIONS] = empty_explanation_sum(run.ontology)
+    return joined(parts)
+
+
+def joined(parts: Mapping[str, Sum]) -> Sum:
+    """Return several Sums as one, whose names are "<part>/<name>"."""
+    return Sum(
+        {
+            f"{part}/{name}": array
+            for part, total in parts.items()
+            for name, array in total.arrays.items()
+        }
+    )
+
+
+def part_of(total: Sum, part: str) -> Sum:
+    """Return one part of a joined Sum; without arrays when it is not there."""
+    prefix = f"{part}/"
+    return Sum(
+        {
+            name.removeprefix(prefix): array
+            for name, array in total.arrays.items()
+            if name.startswith(prefix)
+        }
+    )
+
+
+def mitigated_methods(run: RunConfig) -> tuple[MethodName, ...]:
+    """Return the mitigated heads that a run makes, in the order of its settings."""
+    return run.mitigation.methods if run.mitigation.attribute is not None else ()
+
+
+def trained_methods(run: RunConfig) -> tuple[MethodName, ...]:
+    """Return those of them that the sites train."""
+    return tuple(method for method in mitigated_methods(run) if method in TRAINED)
 
 
 def latent_size(run: RunConfig) -> int:
@@ -124,14 +187,23 @@ def request_schema(run: RunConfig, kind: Kind) -> Schema | None:
     """Return the schema of the Sum that the server sends with a message of this kind, or None."""
     if kind == "heads":
         return heads_sum((zero_head(run),) * (1 + len(SHRINKAGES))).schema
+    latent = _example(run, "latent_sums")
+    if kind == "mitigate":
+        return joined({LATENT: latent, HEADS: _empty_heads(run, trained_methods(run))}).schema
     if kind == "atlas":
-        return _example(run, "latent_sums").schema
+        methods = mitigated_methods(run)
+        names = (CHOSEN, *methods) if methods else ()
+        return joined({LATENT: latent, HEADS: _empty_heads(run, names)}).schema
     return None
+
+
+def _empty_heads(run: RunConfig, names: Sequence[str]) -> Sum:
+    return heads_to_sum({name: zero_head(run) for name in names})
 
 
 def request_has_model(kind: Kind) -> bool:
     """Return whether the server's message of this kind holds the weights."""
-    return kind not in ("hello", "patch_moments")
+    return kind not in ("hello", "patch_moments", "audit")
 
 
 def _terms(run: RunConfig) -> tuple[str, ...]:

@@ -6,13 +6,14 @@ checkpoint, ledger line and report. A site may narrow it, never widen it.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from mfm_core.autoencoder import MAX_PARAMETERS, latent_grid, parameters_of
 from mfm_core.config import ImageConfig, LearningConfig, ModelConfig, OntologyConfig, Part
 from mfm_core.errors import ConfigError
+from mfm_core.mitigation import MethodName, Recipe
 
 MAX_LATENT = 2048
 """Most latent numbers L: the second moment a site releases is `[L, L] float64`, then 32 MiB."""
@@ -50,6 +51,50 @@ class StatisticsConfig(Part):
     )
 
 
+class MitigationConfig(Part):
+    """Heads that leave a recorded attribute out of the decision (paper section 3.3)."""
+
+    attribute: str | None = Field(
+        None, description="Attribute of the ontology to leave out, e.g. view; None: no such heads."
+    )
+    methods: tuple[MethodName, ...] = Field(
+        get_args(MethodName), min_length=1, description="Heads to make, side by side."
+    )
+    use: MethodName | None = Field(
+        None, description="Head of the released model; None keeps the one that validates best."
+    )
+    sigma: float = Field(
+        2.0, ge=0, le=100, description="random_alpha: standard deviation of alpha."
+    )
+    rounds: int = Field(5, ge=1, le=1000, description="Rounds of head training, encoder frozen.")
+    steps_per_round: int = Field(50, ge=1, description="Full-batch steps of a site per round.")
+
+    @model_validator(mode="after")
+    def _used_head_is_made(self) -> Self:
+        if self.use is not None and (self.attribute is None or self.use not in self.methods):
+            raise ValueError(f"use is {self.use}; name an attribute and list {self.use} in methods")
+        if len(set(self.methods)) < len(self.methods):
+            raise ValueError("methods: one stands twice; name every method once")
+        return self
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return what the algorithms need to know; the attribute must be set."""
+        return Recipe(attribute=self.attribute or "", sigma=self.sigma)
+
+
+class AuditConfig(Part):
+    """What sites count about the final model: explanations, flips, subgroups."""
+
+    enabled: bool = Field(True, description="Ask the sites for audit counts at the end of a run.")
+    explained_per_class: int = Field(
+        8, ge=0, le=100, description="Images of a class, and of the others, scored per site."
+    )
+    min_group: int = Field(
+        10, ge=1, description="Fewest patients of a subgroup whose figures are shown."
+    )
+
+
 class RunConfig(Part):
     """One agreed federated run."""
 
@@ -62,6 +107,18 @@ class RunConfig(Part):
     learning: LearningConfig = LearningConfig()
     aggregation: AggregationConfig = AggregationConfig()
     statistics: StatisticsConfig = StatisticsConfig()
+    mitigation: MitigationConfig = MitigationConfig()
+    audit: AuditConfig = AuditConfig()
+
+    @model_validator(mode="after")
+    def _attribute_is_recorded(self) -> Self:
+        name, known = self.mitigation.attribute, self.ontology.attributes
+        if name is not None and name not in known:
+            raise ValueError(
+                f"mitigation.attribute: {name!r} is not an attribute of the ontology "
+                f"({', '.join(known) or 'it has none'})"
+            )
+        return self
 
     @model_validator(mode="after")
     def _attention_leaves_room(self) -> Self:

@@ -13,8 +13,21 @@ from typing import Literal, get_args
 
 from strategies.config import RunConfig
 
-Kind = Literal["hello", "patch_moments", "train", "latent_sums", "heads", "evaluate", "atlas"]
+Kind = Literal[
+    "hello",
+    "patch_moments",
+    "train",
+    "latent_sums",
+    "heads",
+    "mitigate",
+    "evaluate",
+    "atlas",
+    "audit",
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+ROUNDED: tuple[Kind, ...] = ("train", "mitigate")
+"""Kinds that come in rounds, counted from 1."""
 
 MESSAGE_TYPES: dict[Kind, str] = {
     "hello": "query.hello",
@@ -22,15 +35,17 @@ MESSAGE_TYPES: dict[Kind, str] = {
     "train": "train",
     "latent_sums": "query.latent_sums",
     "heads": "query.heads",
+    "mitigate": "query.mitigate",
     "evaluate": "evaluate",
     "atlas": "query.atlas",
+    "audit": "query.audit",
 }
 """Flower's message type of each kind."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One exchange with every site; `round` is 0 outside training."""
+    """One exchange with every site; `round` counts from 1 in train and mitigate, else 0."""
 
     kind: Kind
     round: int = 0
@@ -45,7 +60,12 @@ def plan_of(run: RunConfig) -> tuple[Step, ...]:
     steps.append(Step("latent_sums"))
     if run.statistics.refit_head:
         steps.append(Step("heads"))
-    return (*steps, Step("evaluate"), Step("atlas"))
+    if run.mitigation.attribute is not None:
+        steps += [Step("mitigate", number) for number in range(1, run.mitigation.rounds + 1)]
+    steps += [Step("evaluate"), Step("atlas")]
+    if run.audit.enabled:
+        steps.append(Step("audit"))
+    return tuple(steps)
 
 
 def attention_stage(run: RunConfig, number: int) -> int:

@@ -145,7 +145,7 @@ class PhasedStrategy(Strategy):
         state, facts = phase.finish(self.state, pooled)
         line = _ledger_line(phase.step, went, pooled, facts)
         self.journal.write(line)
-        where = f"round {phase.step.round}" if phase.step.round else phase.step.kind
+        where = f"{phase.step.kind} {phase.step.round or ''}".strip()
         answers = ", ".join(f"{site} {outcome}" for site, outcome in went.outcomes.items())
         log.info("%s: %.1f s; %s; %s", where, went.seconds, answers, _brief(facts))
         return state

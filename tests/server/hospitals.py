@@ -35,6 +35,8 @@ RUN = RunConfig.model_validate(
         },
         "learning": {"training": {"batch_size": 8, "steps_per_round": 3}},
         "statistics": {"bootstrap_replicates": 20},
+        "mitigation": {"attribute": "view", "rounds": 2, "steps_per_round": 3},
+        "audit": {"explained_per_class": 0, "min_group": 1},
     }
 )
 

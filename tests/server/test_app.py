@@ -18,6 +18,7 @@ from mfm_core.atlas import load_atlas
 from mfm_core.checkpoint import load_model, weight_schema
 from mfm_core.config import canonical_hash, dump_yaml
 from mfm_core.errors import CheckpointError, ConfigError, DataError, TooFewSites
+from mfm_core.head_files import load_heads
 from server.app import final_hash, run_federation
 from server.journal import read_lines
 from server.phases import Asking, Training, first_state, new_model
@@ -56,10 +57,11 @@ def test_a_run_ends_complete_with_everything_written(
     phases = [(line["phase"], line["round"]) for line in read_lines(output)]
     assert phases == [
         ("hello", 0), ("patch_moments", 0), ("train", 1), ("train", 2),
-        ("latent_sums", 0), ("heads", 0), ("evaluate", 0), ("atlas", 0),
+        ("latent_sums", 0), ("heads", 0), ("mitigate", 1), ("mitigate", 2), ("evaluate", 0),
+        ("atlas", 0), ("audit", 0),
     ]  # fmt: skip
     progress = json.loads((output / "progress.json").read_text())
-    assert progress["phase"] == "done" and progress["step"] == progress["steps"] == 7
+    assert progress["phase"] == "done" and progress["step"] == progress["steps"] == 10
 
 
 def test_a_training_line_names_sites_bytes_losses_and_validation(
@@ -88,6 +90,46 @@ def test_every_site_has_the_final_model_and_a_whole_ledger(
         assert kinds >= {"hello", "train", "latent_sums", "evaluate"}
 
 
+def test_every_site_and_the_coordinator_hold_the_same_named_heads(
+    folder: Path, unbroken: dict[str, Any]
+) -> None:
+    _, metadata = load_model(folder / "unbroken" / "final.safetensors")
+    encoder = metadata["encoder_hash"]
+    ours, attribute = load_heads(folder / "unbroken" / "heads.safetensors", encoder)
+    assert attribute == "view" and set(ours) == {"chosen", *RUN.mitigation.methods}
+    for name in ("north", "south"):
+        theirs, _ = load_heads(folder / "state" / name / "heads.safetensors", encoder)
+        assert all(np.array_equal(theirs[n].weight, h.weight) for n, h in ours.items())
+    assert not np.array_equal(ours["leace"].weight, ours["chosen"].weight)
+
+
+def test_the_audit_counts_every_head_at_every_site(folder: Path, unbroken: dict[str, Any]) -> None:
+    audit = unbroken["audit"]
+    assert set(audit["per_site"]) == {"north", "south"}
+    for found in (audit["pooled"], *audit["per_site"].values()):
+        assert set(found["subgroups"]) == {"chosen", *RUN.mitigation.methods}
+        assert found["explanations"] == []
+    assert {row["attribute"] for row in audit["biases"]} == {"view", "site"}
+
+
+def test_the_agreed_head_is_used_and_explanations_are_scored(
+    folder: Path,
+) -> None:
+    changed = {
+        "mitigation": {**RUN.mitigation.model_dump(), "use": "leace"},
+        "audit": {"explained_per_class": 1, "min_group": 1},
+    }
+    own = lay_out(folder / "use", run=RUN.model_validate({**RUN.model_dump(), **changed}))
+    run_federation(make_grid(own), consortium(own, "out"), resume=False)
+    model, metadata = load_model(own / "out" / "final.safetensors")
+    heads, _ = load_heads(own / "out" / "heads.safetensors", metadata["encoder_hash"])
+    assert np.array_equal(model.head.weight.detach(), heads["leace"].weight)
+    assert not np.array_equal(model.head.weight.detach(), heads["chosen"].weight)
+    audit = json.loads((own / "out" / "server.json").read_text())["audit"]
+    for found in (audit["pooled"], *audit["per_site"].values()):
+        assert {row["class"] for row in found["explanations"]} >= {"left", "right"}
+
+
 def test_the_order_of_arrival_changes_no_bit(folder: Path, unbroken: dict[str, Any]) -> None:
     grid = make_grid(folder)
     grid.order = [101, 100]
@@ -99,7 +141,7 @@ class Killed(Exception):
     """Stands for kill -9: nothing after it runs."""
 
 
-@pytest.mark.parametrize("after", [1, 4, 5, 9, 15])
+@pytest.mark.parametrize("after", [1, 4, 5, 9, 13, 15, 21])
 def test_killed_anywhere_and_resumed_is_the_unbroken_run(
     folder: Path, unbroken: dict[str, Any], after: int
 ) -> None:
@@ -231,7 +273,7 @@ def test_below_the_quorum_the_run_stops_and_says_who(folder: Path) -> None:
     assert (line["phase"], line["round"], line["failed"]) == ("train", 1, "quorum")
     assert line["sites"] == {"north": "ok", "south": "rejected:nan"}
     state = run_federation(make_grid(folder), settings, resume=True)
-    assert state.done == 7
+    assert state.done == 10
     assert not any("failed" in line for line in read_lines(settings.output))
 
 
@@ -298,5 +340,5 @@ def test_when_every_cell_is_suppressed_the_run_stops_and_a_resume_asks_again(
     assert progress["phase"] == "failed" and "lower min_cell_count" in progress["message"]
     allow(1)
     state = run_federation(make_grid(folder), settings, resume=True)
-    assert state.done == 7 and state.sums["latent_sums"]["class.count"].tolist() == [12, 12]
+    assert state.done == 10 and state.sums["latent_sums"]["class.count"].tolist() == [12, 12]
     assert json.loads((settings.output / "server.json").read_text())["status"] == "complete"

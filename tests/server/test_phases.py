@@ -39,8 +39,8 @@ def released() -> RunState:
     mu[labels == 1, 0] += 6.0
     views = np.zeros((100, 1), dtype=np.int64)
     total = with_suppressed(latent_sum(mu, labels, views, np.arange(100), RUN.ontology), 0)
-    noted = {"north": {"suppressed_cells": 0}}
     phase = LatentSums(RUN, Step("latent_sums"))
+    noted = {"north": phase.note(total, 100)}
     state, facts = phase.finish(first_state(RUN), Pooled(100, None, total, noted))
     assert facts["patients_per_class"] == {"left": 50, "right": 50}
     return state

@@ -15,7 +15,9 @@ from mfm_core.sums import Sum
 from strategies.answers import (
     answer_of,
     heads_sum,
+    joined,
     latent_size,
+    part_of,
     read_heads,
     read_training_sum,
     request_schema,
@@ -76,6 +78,14 @@ def test_only_training_sends_weights_and_the_atlas_is_answered_with_nothing() ->
     kinds = ("hello", "patch_moments", "train", "latent_sums", "heads", "evaluate", "atlas")
     assert [kind for kind in kinds if answer_of(RUN, kind).update] == ["train"]
     assert answer_of(RUN, "atlas").total is None
+
+
+def test_a_joined_sum_is_its_parts() -> None:
+    one, two = Sum({"x": np.ones(2)}), Sum({"x": np.zeros(1), "y": np.ones((2, 2))})
+    whole = joined({"a": one, "b": two})
+    assert part_of(whole, "a").schema == one.schema
+    assert part_of(whole, "b").schema == two.schema
+    assert not part_of(whole, "c").arrays
 
 
 def test_fedprox_reports_its_term() -> None:

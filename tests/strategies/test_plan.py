@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mfm_core.config import ModelConfig, OntologyConfig
-from strategies.config import RunConfig, StatisticsConfig
+from strategies.config import AuditConfig, RunConfig, StatisticsConfig
 from strategies.plan import MESSAGE_TYPES, Step, attention_stage, derive_seed, plan_of
 
 ONTOLOGY = OntologyConfig(classes=("a", "b"))
@@ -16,7 +16,8 @@ def make_run(**changed: object) -> RunConfig:
 def test_the_plan_has_every_phase_in_order() -> None:
     kinds = [step.kind for step in plan_of(make_run())]
     assert kinds == [
-        "patch_moments", "train", "train", "train", "latent_sums", "heads", "evaluate", "atlas"
+        "patch_moments", "train", "train", "train", "latent_sums", "heads", "evaluate", "atlas",
+        "audit",
     ]  # fmt: skip
     assert plan_of(make_run())[1:4] == tuple(Step("train", number) for number in (1, 2, 3))
     assert all(kind in MESSAGE_TYPES for kind in kinds)
@@ -24,10 +25,21 @@ def test_the_plan_has_every_phase_in_order() -> None:
 
 def test_what_is_switched_off_is_left_out() -> None:
     run = make_run(
-        model=ModelConfig(linear_path=False), statistics=StatisticsConfig(refit_head=False)
+        model=ModelConfig(linear_path=False),
+        statistics=StatisticsConfig(refit_head=False),
+        audit=AuditConfig(enabled=False),
     )
     kinds = {step.kind for step in plan_of(run)}
-    assert not kinds & {"patch_moments", "heads"}
+    assert not kinds & {"patch_moments", "heads", "mitigate", "audit"}
+
+
+def test_mitigation_comes_in_rounds_between_the_head_and_the_evaluation() -> None:
+    ontology = {"classes": ("a", "b"), "attributes": {"view": ("AP", "PA")}}
+    run = make_run(ontology=ontology, mitigation={"attribute": "view", "rounds": 2})
+    tail = plan_of(run)[5:9]
+    assert tail == (
+        Step("heads"), Step("mitigate", 1), Step("mitigate", 2), Step("evaluate")
+    )  # fmt: skip
 
 
 def test_attention_stages() -> None:
