@@ -13,18 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mfm_core.atlas import Atlas
 from mfm_core.attribution import grad_cam, integrated_gradients
 from mfm_core.autoencoder import Autoencoder
 from mfm_core.counterfactual import counterfactual
-from mfm_core.dataset import ImageSet
-from mfm_core.faithfulness import Localisation, localise
 from mfm_core.latent_gradient import latent_gradient
 from mfm_core.latent_path import Way, draw_way, with_zero
 from mfm_core.question import (
@@ -35,7 +31,6 @@ from mfm_core.question import (
     Question,
     ask,
     check_encoder,
-    class_problems,
     reading,
 )
 from mfm_core.sweep import Pixels, Sweep
@@ -50,7 +45,6 @@ __all__ = (
     "check_encoder",
     "class_shift",
     "decode_class_means",
-    "explanation_scores",
     "shift",
 )
 
@@ -122,83 +116,3 @@ def decode_class_means(model: Autoencoder, atlas: Atlas) -> Pixels:
         drawn = model.decode(torch.from_numpy(np.nan_to_num(means))).clamp(0, 1).numpy()
     drawn[np.asarray(atlas.counts) <= 0] = np.nan
     return np.asarray(drawn, dtype=np.float32)
-
-
-def explanation_scores(
-    model: Autoencoder,
-    atlas: Atlas,
-    images: ImageSet,
-    indices: NDArray[np.int64],
-    masks: NDArray[np.bool_] | None = None,
-    per_class: int = 8,
-) -> list[dict[str, Any]]:
-    """Return per class how far its explanations can be believed (see RESULTS.md, explanations).
-
-    Each class is scored on at most `per_class` images of its own (the class has to fade) and as
-    many of the others (it has to appear), evenly spaced over `indices`.
-
-    Args:
-        model: the autoencoder.
-        atlas: class means of the same encoder.
-        images: one site's images.
-        indices: `[M] int64` into `images`, usually the test split.
-        masks: `[N, H, W] bool` true region per image of `images`; scored on images of the class.
-        per_class: at most this many images of a class and of the others.
-
-    Raises:
-        CheckpointError: the atlas belongs to another encoder.
-        DataError: an image gives no finite latent.
-    """
-    check_encoder(model, atlas)
-    labels = images.labels[indices]
-    rows = []
-    for label, name in enumerate(atlas.ontology.classes):
-        own = _spread(indices[labels == label], per_class)
-        others = _spread(indices[(labels != label) & (labels >= 0)], per_class)
-        if class_problems(atlas, name, None):
-            own = others = own[:0]
-        sweeps, places = [], []
-        for index in (*own, *others):
-            image = images.batch(np.array([index]))[0].numpy()
-            sweeps.append(class_shift(model, atlas, image, name))
-            if masks is not None and images.labels[index] == label and masks[index].any():
-                places.append(localise(sweeps[-1].difference, masks[index]))
-        rows.append({"class": name, **_summarise(sweeps), **_summarise_places(places)})
-    return rows
-
-
-def _summarise(sweeps: list[Sweep]) -> dict[str, Any]:
-    scores = [sweep.score for sweep in sweeps]
-    flips = [abs(score.flip_alpha) for score in scores if score.flip_alpha is not None]
-    return {
-        "n": len(sweeps),
-        "spearman": _median([score.spearman for score in scores]),
-        "strictly_monotone": _mean([score.strictly_monotone for score in scores]),
-        "flip_rate": _mean([score.flip_alpha is not None for score in scores]),
-        "flip_alpha": _median(flips),
-        "cycle": _median([sweep.cycle for sweep in sweeps]),
-        "ssim": _median([sweep.ssim for sweep in sweeps]),
-    }
-
-
-def _summarise_places(places: list[Localisation]) -> dict[str, Any]:
-    return {
-        "n_masks": len(places),
-        "iou": _mean([place.iou for place in places]),
-        "pointing": _mean([place.pointing for place in places]),
-    }
-
-
-def _median(values: Sequence[float]) -> float | None:
-    return float(np.median(values)) if len(values) else None
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if len(values) else None
-
-
-def _spread(indices: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Return at most `most` of the indices, evenly spaced."""
-    if len(indices) <= most:
-        return indices
-    return indices[np.linspace(0, len(indices) - 1, most).round().astype(np.int64)]

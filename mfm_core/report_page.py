@@ -14,6 +14,7 @@ import numpy as np
 
 from mfm_core.charts import Curve, Interval, draw_intervals, draw_rounds
 from mfm_core.gallery import Pictures
+from mfm_core.metric_table import OWN_METHOD
 from mfm_core.pictures import draw_class_means, draw_reconstructions, draw_sweep
 from mfm_core.sweep import describe, title_of
 
@@ -176,13 +177,17 @@ def baseline_rows(results: Results) -> list[list[Cell]]:
 
 
 def explanation_rows(results: Results) -> list[list[str]]:
-    """Return one row a class: how far its explanations can be believed."""
+    """Return one row a class: how far its explanations can be believed.
+
+    Places (IoU, pointing) are those of the class shift, the method whose pictures are shown.
+    """
     keys = ("spearman", "strictly_monotone", "flip_rate", "flip_alpha", "cycle", "ssim")
     rows = []
     for row in results.get("explanations") or ():
-        places = [number(row.get(key)) for key in ("iou", "pointing")]
-        own = [number(row.get(key)) for key in keys]
-        rows.append([str(row["class"]), str(row.get("n", NONE)), *own, *places])
+        places = [(row.get(key) or {}).get(OWN_METHOD) for key in ("iou", "pointing")]
+        figures = [*(row.get(key) for key in keys), *places]
+        shown = [number((figure or {}).get("value")) for figure in figures]
+        rows.append([str(row["class"]), str(row.get("n", NONE)), *shown])
     return rows
 
 

@@ -26,7 +26,7 @@ from mfm_core.atlas import load_atlas
 from mfm_core.checkpoint import encoder_hash, load_model
 from mfm_core.dataset import ImageSet
 from mfm_core.errors import ConfigError
-from mfm_core.explanation import explanation_scores
+from mfm_core.explanation_sums import explanation_figures, explanation_sum
 from mfm_core.gallery import Pictures, take_pictures
 from mfm_core.report import finite, write_report
 from simulation.baselines import pool
@@ -182,7 +182,9 @@ def explain(study: StudyConfig, folder: Path) -> tuple[list[dict[str, Any]], Pic
     images = pool(sets)
     rows = images.select("test")
     masks = read_masks(study, folder, names, images)
-    scores = explanation_scores(model, atlas, images, rows, masks, study.explained_per_class)
+    many = study.explained_per_class
+    total = explanation_sum(model, atlas, images, rows, masks, per_class=many)
+    scores = explanation_figures(total, atlas.ontology)
     return scores, take_pictures(model, atlas, images, rows)
 
 

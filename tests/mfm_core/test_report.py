@@ -10,7 +10,7 @@ import pytest
 
 import mfm_core
 from mfm_core.evaluation import metric_sum, metrics_from
-from mfm_core.explanation import explanation_scores
+from mfm_core.explanation_sums import explanation_figures, explanation_sum
 from mfm_core.gallery import Pictures, take_pictures
 from mfm_core.inference import infer
 from mfm_core.report import finite, write_report, write_results
@@ -89,8 +89,9 @@ def results() -> dict:
             {"name": "all images together", "kind": "pooled", **pooled},
             {"name": "nearest neighbour", "kind": "nearest_neighbour", **own[1], "ssim": None},
         ],
-        "explanations": explanation_scores(
-            world.model, world.atlas, world.images, rows, world.masks, 2
+        "explanations": explanation_figures(
+            explanation_sum(world.model, world.atlas, world.images, rows, world.masks, per_class=1),
+            world.ontology,
         ),
         "rounds_table": rounds,
         "timing": {"train": 4.5, "evaluate": 0.5},
@@ -251,6 +252,7 @@ def test_every_key_of_results_is_documented(results):
     assert set(results) == documented("results.json")
     assert set(results["pooled"]) == documented("metrics")
     assert set(results["explanations"][0]) == documented("explanations")
+    assert set(results["explanations"][0]["spearman"]) == documented("figure")
     assert documented("baselines") <= set(results["baselines"][0])
 
 
