@@ -23,6 +23,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+EXPLAIN_METHODS = (
+    *("class_shift", "counterfactual", "latent_gradient", "grad_cam", "integrated_gradients"),
+    "all",
+)
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -32,30 +37,85 @@ def commands() -> None:
 
 
 @app.command()
-def explain(
-    image: Annotated[Path, typer.Argument(help="PNG, JPEG, TIFF or DICOM file.")],
+def explain(  # noqa: PLR0913, PLR0917  # a command's arguments are its options
+    image: Annotated[Path, typer.Argument(help="PNG, JPEG, TIFF or DICOM file, or a folder.")],
     model: Annotated[Path, typer.Option(help="Model of a run, final.safetensors.")],
     atlas: Annotated[Path, typer.Option(help="Atlas of the same run, atlas.safetensors.")],
-    target: Annotated[str, typer.Option("--class", help="Class in question.")],
-    versus: Annotated[str | None, typer.Option(help="Compare with this class only.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the panel and its numbers.")] = Path(),
+    target: Annotated[str | None, typer.Option("--class", help="Class in question.")] = None,
+    versus: Annotated[str | None, typer.Option(help="Compare with this one only.")] = None,
+    attribute: Annotated[str | None, typer.Option(help="Ask about it, not a class: view.")] = None,
+    value: Annotated[str | None, typer.Option(help="Its value in question, e.g. AP.")] = None,
+    method: Annotated[
+        str, typer.Option(click_type=click.Choice(EXPLAIN_METHODS), help="How to explain.")
+    ] = "class_shift",
+    probability: Annotated[float, typer.Option(help="How sure the turned answer must be.")] = 0.9,
+    alpha: Annotated[list[float] | None, typer.Option(help="Steps; default -2 to 2.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for what is written.")] = Path(),
+    dicom_out: Annotated[
+        bool, typer.Option("--dicom-out", help="Also write DICOM SR, panel and map.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what the model would have to see in an image to say something else."""
+    """Show what the model would have to see in an image to say something else.
+
+    All that is written shows patients and stays at the hospital. Exit code 1 if a file could
+    not be used; the others are done.
+    """
+    if (target is None) == (attribute is None) or (attribute is None) != (value is None):
+        raise click.UsageError("give either --class NAME, or --attribute NAME with --value NAME")
     import torch
 
-    from client.explain import Request, explain_image
+    from client.explain import Request, explain_images
+    from client.explain_words import print_run
+    from client.progress import progress
+    from mfm_core.question import ALPHAS, Question
 
     torch.set_num_threads(1)  # a dozen frames are faster without threads that wait for each other
-    done = explain_image(Request(image, model, atlas, target, versus), out)
-    if as_json:
-        _print_json({**done.content, "panel": str(done.panel), "record": str(done.record)})
-        return
-    print(done.content["question"])
-    print(done.content["answer"])
-    print(f"Panel: {done.panel}")
-    print(f"Numbers: {done.record}")
-    print(done.content["note"])
+    alphas = tuple(alpha) if alpha else ALPHAS
+    question = Question(target, versus, alphas, probability, attribute, value)
+    request = Request(image, model, atlas, question, method, dicom_out=dicom_out)
+    with progress("explained", sys.stderr) as show:
+        run = explain_images(request, out, show)
+    print_run(run, as_json)
+    if run.refused:
+        raise typer.Exit(1)
+
+
+@app.command()
+def audit(  # noqa: PLR0913, PLR0917  # a command's arguments are its options
+    config: Annotated[Path, typer.Option(help="The site's settings, site.yaml.")],
+    explanations: Annotated[
+        bool, typer.Option("--explanations", help="How far explanations can be believed.")
+    ] = False,
+    bias: Annotated[bool, typer.Option("--bias", help="Fields that bias the answers.")] = False,
+    subgroups: Annotated[
+        bool, typer.Option("--subgroups", help="Figures per attribute value, and gaps.")
+    ] = False,
+    slices: Annotated[
+        bool, typer.Option("--slices", help="Unrecorded groups with more errors.")
+    ] = False,
+    model: Annotated[
+        Path | None, typer.Option(help="Model; default is the one a run left here.")
+    ] = None,
+    atlas: Annotated[Path | None, typer.Option(help="Atlas of the same run; likewise.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; default is audit in the state folder.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Audit the final model on this site's own test images; without a part named, all parts.
+
+    Nothing leaves the hospital: audit.json and the tables are for the site itself.
+    """
+    from client.audit import PARTS, Request, audit_site
+    from client.audit_words import print_audit
+    from client.progress import progress
+
+    chosen = (explanations, bias, subgroups, slices)
+    parts = tuple(part for part, asked in zip(PARTS, chosen, strict=True) if asked)
+    with progress("audited parts", sys.stderr) as show:
+        done = audit_site(Request(config, parts, model, atlas, out), show)
+    print_audit(done, as_json)
 
 
 @app.command()
