@@ -19,7 +19,8 @@ patients in many dimensions the inverse of the covariance as it is makes that di
 measured on phantoms (L = 512, 600 patients, finding and view coupled at phi = 0.6), shrinkage 0
 took the AUC of the coupled finding on fresh patients from 0.99 to 0.87, 0.1 kept 0.99, as 0.3 and
 0.6 did; but from 0.3 on a probe of the view reads more than chance from the erased logits (0.58 at
-0.3, 0.64 at 0.6, at most 0.50 below), also at a hospital the eraser never saw. Hence 0.1.
+0.3, 0.64 at 0.6, at most 0.50 below), also at a hospital the eraser never saw. Hence 0.1 where
+there are as many latent numbers as patients, and less in proportion where there are more patients.
 
 Source: Belrose et al. 2023, "LEACE: Perfect linear concept erasure in closed form", theorem 4.3,
 on latents less their class mean; paper section 3.3 for the marginal axis.
@@ -40,10 +41,13 @@ from mfm_core.head import Head
 from mfm_core.sums import Array
 
 SHRINKAGE = 0.1
-"""Share of the identity in the covariance; 0 is LEACE to the letter."""
+"""Share of the identity in the covariance, times `scarcity`; 0 is LEACE to the letter."""
 
 SMALLEST_PART = 1e-12
 """Squared lengths below this part of the largest count as zero."""
+
+SMALLEST_DISTANCE = 1e-18
+"""Squared Mahalanobis distances below this are rounding."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class Eraser:
 
     Attributes:
         left: `[L, r] float64`, directions that are taken out; r = 0 changes nothing.
-        right: `[r, L] float64`, how much of each a latent holds; right @ left is the identity.
+        right: `[r, L] float64`, how much of each a latent holds; right @ left is the identity
+            (of a soft eraser, less).
         centre: `[L] float64`, the latent that stays where it is.
     """
 
@@ -87,7 +92,7 @@ def eraser(
     *,
     conditional: bool = True,
     sigma: float = np.inf,
-    shrinkage: float = SHRINKAGE,
+    shrinkage: float | None = None,
 ) -> Eraser:
     """Return the eraser of one attribute.
 
@@ -97,26 +102,36 @@ def eraser(
         conditional: False takes the classes together (for comparison).
         sigma: >= 0; what is finite erases softly: on discriminants it does what a variance of
             sigma^2 along the axis would (`random_alpha`). 0 erases nothing.
-        shrinkage: in [0, 1], of the covariance towards the identity at the mean variance.
+        shrinkage: in [0, 1], of the covariance towards the identity at the mean variance; None
+            takes SHRINKAGE times `scarcity`.
 
     Raises:
         ConfigError: no such attribute. DataError: no class (or, marginally, not the whole) has
             patients with two of its values.
     """
     span = value_span(atlas, attribute, conditional=conditional)
-    factor = cho_factor(shrunk_covariance(atlas, shrinkage))
+    share = SHRINKAGE * scarcity(atlas) if shrinkage is None else shrinkage
+    factor = cho_factor(shrunk_covariance(atlas, share))
     filters = cho_solve(factor, span.T).T
     held = span @ filters.T
     if np.isfinite(sigma):
         held = held + np.eye(len(span)) / max(2.0 * sigma**2, np.finfo(np.float64).tiny)
-    inner = np.linalg.pinv(held, rcond=SMALLEST_PART, hermitian=True)
-    return Eraser(span.T.copy(), inner @ filters, centre_of(atlas))
+    sizes, directions = np.linalg.eigh(held)
+    kept = sizes > max(SMALLEST_PART * sizes[-1], SMALLEST_DISTANCE)
+    left = span.T @ directions[:, kept]
+    right = (directions[:, kept] / sizes[kept]).T @ filters
+    return Eraser(left, right, centre_of(atlas))
 
 
 def centre_of(atlas: Atlas) -> Array:
     """Return `[L]`, the mean over all patients."""
     centre: Array = atlas.counts @ atlas.means / atlas.counts.sum()
     return centre
+
+
+def scarcity(atlas: Atlas) -> float:
+    """Return min(1, latent numbers / patients): how much shrinkage and ridge are needed."""
+    return min(1.0, atlas.latent_size / float(atlas.counts.sum()))
 
 
 def shrunk_covariance(atlas: Atlas, shrinkage: float) -> Array:
