@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from client.audit_picture import draw_centres
 from client.config import SiteConfig, load_site_config
 from client.limits import guarded_latent_sum
-from client.site import ATLAS, CACHE, FINAL
+from client.site import ATLAS, CACHE, FINAL, HEADS_FILE
 from client.whole_file import write_whole
 from mfm_core.atlas import Atlas, load_atlas
 from mfm_core.autoencoder import Autoencoder
@@ -43,7 +43,7 @@ from mfm_core.subgroups import subgroup_figures, subgroup_sum
 Part = Literal["explanations", "bias", "subgroups", "slices"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
-HEADS, RECORD, CENTRES = "heads.safetensors", "audit.json", "slices-stay-here.png"
+RECORD, CENTRES = "audit.json", "slices-stay-here.png"
 FINAL_HEAD = "final"
 MOST_CENTRES = 6
 """Groups that are drawn at most."""
@@ -62,7 +62,8 @@ class Request:
         config: the site's settings, site.yaml.
         parts: what is asked for; none means all, and a part that cannot be made then says why
             instead of stopping the rest.
-        model: a model file; None takes the one a run left in the state folder.
+        model: a model file; None takes the one a run left in the state folder. Other heads are
+            read from heads.safetensors beside it.
         atlas: an atlas file of the same run; None likewise.
         out: folder for what is written; None is "audit" in the state folder.
     """
@@ -90,7 +91,8 @@ class Opened:
         config: the site's settings.
         model: the final model.
         atlas: of the same encoder.
-        heads: by name, the model's own first, then the mitigated ones.
+        heads: by name, the model's own first ("final"), then the others that the run left.
+        final_is: name of the kept head that the model uses, or empty.
         attribute: what the mitigated heads leave out, or empty.
         images: the site's images.
         test: `[T] int64` labelled test images.
@@ -101,6 +103,7 @@ class Opened:
     model: Autoencoder
     atlas: Atlas
     heads: Mapping[str, Head]
+    final_is: str
     attribute: str
     images: ImageSet
     test: NDArray[np.int64]
@@ -155,6 +158,7 @@ def audit_site(request: Request, show: Callable[[int, int], None] | None = None)
             "test_patients": len(np.unique(patients)),
             "smallest": opened.config.limits.min_cell_count,
             "heads": list(opened.heads),
+            "final_is": opened.final_is,
             "mitigated_attribute": opened.attribute,
             "note": NOTE,
             **made,
@@ -190,11 +194,11 @@ def open_audit(request: Request) -> Opened:
         where = str(config.data.manifest or config.data.root)
         reason = f"none of {len(images)} images is a labelled test image"
         raise DataError(where, [f"{reason}; check columns.split or raise data.test_fraction"])
-    heads, attribute = _heads(model, folder / HEADS, fingerprint)
+    heads, names = _heads(model, model_file.with_name(HEADS_FILE), fingerprint)
     seen = infer(model, images, test)
     if not np.isfinite(seen.mu).all():
         raise DataError(str(model_file), ["a latent is not finite: the model has diverged"])
-    return Opened(config, model, atlas, heads, attribute, images, test, seen)
+    return Opened(config, model, atlas, heads, *names, images, test, seen)
 
 
 def _refuse_missing(model_file: Path, atlas_file: Path, request: Request) -> None:
@@ -211,13 +215,25 @@ def _refuse_missing(model_file: Path, atlas_file: Path, request: Request) -> Non
         )
 
 
-def _heads(model: Autoencoder, path: Path, fingerprint: str) -> tuple[dict[str, Head], str]:
-    """Return the model's own head and those of the file, if there is one."""
+def _heads(
+    model: Autoencoder, path: Path, fingerprint: str
+) -> tuple[dict[str, Head], tuple[str, str]]:
+    """Return the model's own head and the others of the file, and which one is in use.
+
+    The second is the name of the file's head that the model uses, and the attribute that the
+    mitigated ones leave out; both empty where there is no file.
+    """
     own = Head(model.head.weight.detach().numpy().copy(), model.head.bias.detach().numpy().copy())
     if not path.is_file():
-        return {FINAL_HEAD: own}, ""
-    others, attribute = load_heads(path, fingerprint)
-    return {FINAL_HEAD: own, **others}, attribute
+        return {FINAL_HEAD: own}, ("", "")
+    kept, attribute = load_heads(path, fingerprint)
+    same = [
+        name
+        for name, head in kept.items()
+        if np.array_equal(head.weight, own.weight) and np.array_equal(head.bias, own.bias)
+    ]
+    others = {name: head for name, head in kept.items() if name not in same}
+    return {FINAL_HEAD: own, **others}, (same[0] if same else "", attribute)
 
 
 def audit_explanations(opened: Opened, out: Path) -> list[dict[str, Any]]:

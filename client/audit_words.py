@@ -46,16 +46,24 @@ def print_audit(done: Audited, as_json: bool) -> None:
         console = Console(file=sys.stdout, highlight=False, width=LOG_WIDTH)
     images, patients = content["test_images"], content["test_patients"]
     console.print(f"Audit of {content['site']}: {images} test images of {patients} patients.")
+    if content["final_is"]:
+        others = ", ".join(content["heads"][1:])
+        console.print(
+            f"The model's head (final) is {content['final_is']}; {others} beside it leave out "
+            f"{content['mitigated_attribute']} in other ways, or not at all (chosen).",
+            markup=False,
+            soft_wrap=True,
+        )
     for part, title in TITLES.items():
         found = content.get(part)
         if found is None:
             continue
         console.print(f"\n[bold]{title}[/bold]")
         if isinstance(found, dict) and "refused" in found:
-            console.print(escape(found["refused"]))
+            console.print(escape(found["refused"]), soft_wrap=True)
             continue
         for item in PRINTERS[part](found):
-            console.print(item)
+            console.print(item, soft_wrap=isinstance(item, str))
     console.print(f"\nNumbers: {done.record}", soft_wrap=True)
     console.print(content["note"], soft_wrap=True)
 
@@ -132,7 +140,7 @@ def _subgroups(found: Row) -> Iterator[Table | str]:
         advice = "check columns.attributes and attribute_mapping"
         yield escape(f"{name} is unknown for all test images; {advice}.")
     heads = list(found["rows"])
-    values = _table("value", "head", "images", "AUC", "accuracy", "calibration error", "")
+    values = _table("value", "head", "images", "AUC", "accuracy", "calibration error")
     gaps = _table("gap", "class", "head", "AUC", "AUC, matched", "equalised odds", "")
     for attribute in dict.fromkeys(row["attribute"] for row in found["rows"][FINAL_HEAD]):
         for head in heads:
@@ -141,6 +149,8 @@ def _subgroups(found: Row) -> Iterator[Table | str]:
             _add_gaps(gaps, mine, head)
     yield values
     yield gaps
+    for reason, places in _reasons(found["rows"][FINAL_HEAD]).items():
+        yield escape(f"{', '.join(places)}: {reason}.")
     yield (
         f"Goal: gap of the mean AUC at most {AUC_GAP_GOAL:g}. Matched: every value is given the "
         "same mix of classes. Calibration error of small groups reads too high."
@@ -152,7 +162,18 @@ def _add_values(table: Table, rows: Sequence[Row], head: str) -> None:
         if row["kind"] == "value" and row["class"] is None:
             figures = [_with_interval(row[n]) for n in ("auc", "accuracy", "calibration_error")]
             field = escape(f"{row['attribute']}: {row['value']}")
-            table.add_row(field, escape(head), str(row["n"]), *figures, escape(row["reason"] or ""))
+            table.add_row(field, escape(head), str(row["n"]), *figures)
+
+
+def _reasons(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Return why figures are missing, and of which rows."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row["reason"]:
+            words = (row["attribute"], row.get("value"), row["class"])
+            place = " ".join(word for word in words if word)
+            found.setdefault(row["reason"], []).append(place)
+    return found
 
 
 def _add_gaps(table: Table, rows: Sequence[Row], head: str) -> None:
@@ -161,7 +182,7 @@ def _add_gaps(table: Table, rows: Sequence[Row], head: str) -> None:
             continue
         whole, raw = row["class"] is None, row["raw"]
         odds = raw.get("equalised_odds")
-        note = escape(row["reason"] or "")
+        note = ""
         if whole and raw["auc"]["value"] is not None:
             note = _gap_verdict(raw["auc"])
         table.add_row(

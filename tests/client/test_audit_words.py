@@ -17,7 +17,8 @@ ONTOLOGY = OntologyConfig(classes=("[bold]odd[/x", "other"), attributes={"view":
 
 
 def audited(**parts) -> Audited:
-    content = {"site": "north", "test_images": 40, "test_patients": 20, "note": "stays", **parts}
+    content = {"site": "north", "test_images": 40, "test_patients": 20, "note": "stays"}
+    content |= {"heads": ["final"], "final_is": "", "mitigated_attribute": "", **parts}
     return Audited(Path("out") / "audit.json", content)
 
 
@@ -71,6 +72,12 @@ def test_heads_stand_side_by_side(capsys):
     text = printed(capsys, subgroups={"rows": rows, "unknown": []})
     lines = [line for line in text.splitlines() if "all (mean)" in line]
     assert ["final" in line for line in lines] == [True, False] and "leace" in lines[1]
+
+
+def test_the_head_in_use_is_named(capsys):
+    heads = {"heads": ["final", "chosen"], "final_is": "leace", "mitigated_attribute": "view"}
+    text = printed(capsys, **heads)
+    assert "(final) is leace" in text and "view" in text
 
 
 def test_names_are_text_not_markup(capsys):
