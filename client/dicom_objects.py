@@ -63,13 +63,18 @@ class Told:
     encoder_hash: str
 
     @property
+    def finding(self) -> str:
+        """The class, or the attribute and its value."""
+        attribute = self.sweep.attribute
+        return f"{attribute} {self.sweep.target}" if attribute else self.sweep.target
+
+    @property
     def axis(self) -> str:
         """The direction of the change, in words."""
         sweep = self.sweep
         others = next((name for name in sweep.classes if name != sweep.target), "")
         rest = others if sweep.attribute and len(sweep.classes) == 2 else "all others"
-        name = f"{sweep.attribute} " if sweep.attribute else ""
-        return f"{name}{sweep.target} minus {sweep.versus or rest}"
+        return f"{self.finding} minus {sweep.versus or rest}"
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -201,7 +206,7 @@ def _report(source: Source, told: Told) -> highdicom.sr.ComprehensiveSR:
     group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         sr.TrackingIdentifier(generate_uid(), "Region of strongest change"),
         referenced_region=region,
-        finding_type=_named(told.sweep.target),
+        finding_type=_named(told.finding),
         algorithm_id=sr.AlgorithmIdentification(PRODUCT, _version(), words),
         measurements=_measurements(told),
         qualitative_evaluations=[
@@ -232,9 +237,10 @@ def _measurements(told: Told) -> list[highdicom.sr.Measurement]:
     label = sweep.target_index
     before = float(sweep.probabilities_direct[sweep.zero, label])
     after = float(sweep.probabilities_reencoded[shown, label])
+    judge = "atlas" if sweep.attribute else "model"  # the model's head has no word for attributes
     rows = (
-        ("p-image", "Probability that the model gives to the image", before),
-        ("p-redrawn", "Probability that the model gives to the counterfactual", after),
+        ("p-image", f"Probability that the {judge} gives to the image", before),
+        ("p-redrawn", f"Probability that the {judge} gives to the counterfactual", after),
         ("alpha", "Step along the axis (alpha)", float(sweep.shown_alpha)),
     )
     unit = codes.UCUM.NoUnits

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,9 @@ from mfm_core.report import finite
 
 PAGE_IMAGES = 20
 """Images on one page (about 1 MB each); more make further pages, which a phone can still open."""
+
+INDEX_EVERY_S = 5.0
+"""How often the index is written while images are explained; it is always written at the end."""
 
 Show = Callable[[int, int], None]
 
@@ -125,6 +129,7 @@ def explain_images(request: Request, out: Path, show: Show | None = None) -> Run
     folder, index, done = str(images.folder.resolve()), open_index(out), list[Explained]()
     refused = list(images.closed)
     pages: list[Path] = []
+    written = time.monotonic()
     try:
         for number, name in enumerate(images.names):
             if show is not None:
@@ -137,7 +142,9 @@ def explain_images(request: Request, out: Path, show: Show | None = None) -> Run
             done.append(explained)
             files = tuple(str(path.relative_to(out)) for path in explained.files.values())
             index.add(Entry(explained.name, name, folder, files))
-            index.write()
+            if time.monotonic() - written > INDEX_EVERY_S:  # a kill loses no more than this
+                index.write()
+                written = time.monotonic()
         if show is not None:
             show(len(images.names), len(images.names))
     finally:

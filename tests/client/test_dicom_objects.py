@@ -16,12 +16,14 @@ from client.dicom_objects import Told, make_objects
 from client.dicom_source import read_source
 from mfm_core.checkpoint import encoder_hash, weights_hash
 from mfm_core.errors import DataError
-from mfm_core.explanation import class_shift
+from mfm_core.explanation import class_shift, shift
 from mfm_core.images import read_image
 from mfm_core.pictures import draw_sweep
+from mfm_core.question import Question
 from mfm_core.sweep import title_of
 from tests.client.films import PATIENT, PATIENT_ID, blob_film, film, save, slice_of
 from tests.mfm_core.blob_world import blob_world
+from tests.mfm_core.view_world import view_world
 
 KINDS = ("report", "panel", "map")
 
@@ -196,6 +198,22 @@ def test_a_header_that_highdicom_refuses_is_named_without_its_content(made, tmp_
         make_objects(source, told)
     assert len(caught.value.problems) == 3
     assert "DICOM validator" in str(caught.value) and PATIENT_ID not in str(caught.value)
+
+
+def test_an_attribute_is_named_with_its_value(tmp_path):
+    world = view_world()
+    config = world.model.image_config
+    path = save(tmp_path / "film.dcm", film(blob_film(64, 64, (32, 16), 6)))
+    image = np.asarray(read_image(path, config), dtype=np.float32) / 255.0
+    made = shift(world.model, world.atlas, image, Question(attribute="view", value="PA"))
+    assert made.sweep is not None
+    told = Told(made.sweep, draw_sweep(made.sweep), "class_shift", "?", "ab" * 32, "cd" * 32)
+    objects = make_objects(read_source(path, config), told)
+    report = highdicom.sr.srread(io.BytesIO(objects["report"]))
+    (group,) = report.content.get_planar_roi_measurement_groups()
+    assert group.finding_type.meaning == "view PA"
+    assert "view PA minus AP" in texts(pydicom.dcmread(io.BytesIO(objects["panel"])))
+    assert "the atlas gives" in group.get_measurements()[0].name.meaning
 
 
 def test_a_counterfactual_that_changes_nothing_can_still_be_filed(made, tmp_path):
