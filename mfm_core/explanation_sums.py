@@ -47,7 +47,8 @@ class Extent(TypedDict, total=False):
     """How much is scored and released.
 
     Attributes:
-        per_class: at most this many patients of a class and of the others; 8 if not given.
+        per_class: at most this many patients of a class and of the others; 8 if not given. Fewer
+            than `smallest` keep all figures of maps at the site: they rest on the class alone.
         seed: of the choice and of everything random; the same at all sites. 0 if not given.
         smallest: cells of fewer patients stay at the site; 1 (no cell) if not given.
     """

@@ -82,3 +82,14 @@ def test_curves_need_two_rounds():
     assert page.page_of({"rounds_table": [line]}, page.Pictures(), {})["curves"] is None
     both = {"rounds_table": [line, {**line, "round": 2}]}
     assert page.page_of(both, page.Pictures(), {})["curves"].startswith("data:image/png;base64,")
+
+
+def test_explanations_show_the_class_shift_and_dashes_for_what_nobody_knows():
+    none = {"value": None, "low": None, "high": None, "n": 0, "goal": None, "met": None}
+    known = {**none, "value": 0.456, "n": 4}
+    row = {
+        "class": "effusion", "n": 4, "spearman": known, "flip_rate": none,
+        "iou": {"class_shift": known, "grad_cam": none}, "pointing": {"class_shift": none},
+    }  # fmt: skip
+    (shown,) = page.explanation_rows({"explanations": [row]})
+    assert shown == ["effusion", "4", "0.46", "–", "–", "–", "–", "–", "0.46", "–"]
