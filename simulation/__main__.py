@@ -24,6 +24,7 @@ from rich.table import Table
 
 from mfm_core.errors import ConfigError, MfmError, system_refusal
 from simulation.config import NAME, PhantomSource, StudyConfig, load_study
+from simulation.grid import is_grid, load_grid
 
 STUDIES = Path(__file__).parent / "studies"
 
@@ -75,10 +76,22 @@ def run(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a study, or go on with an unfinished one, up to its report."""
+    """Run a study or a grid of studies, or go on with an unfinished one, up to its report."""
     from simulation.progress import choose_display
     from simulation.study import Order, finished_results, run_study
 
+    if is_grid(study):
+        from simulation.bias_study import GridOrder, run_grid
+
+        grid = GridOrder(load_grid(study, parse_settings(settings)), data, out, fresh)
+        with choose_display(quiet=as_json) as display:
+            table = run_grid(grid, display)
+        if as_json:
+            print_json(table)
+            return
+        print((grid.folder / "table.md").read_text(encoding="utf-8"))
+        print(f"Tables and figure: {grid.folder}")
+        return
     order = Order(load_study(study, parse_settings(settings)), data, out, fresh)
     results = finished_results(order)
     known = results is not None
@@ -129,9 +142,15 @@ def check(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a study file and every image it names; show the hospitals; train nothing."""
+    """Check a study file and every image it names; show the hospitals; train nothing.
+
+    Of a grid, every study is checked, and the images of each cell's first seed.
+    """
     from simulation.hospitals import describe_hospitals, prepare
 
+    if is_grid(study):
+        _check_grid(study, data, settings, as_json)
+        return
     config = load_study(study, parse_settings(settings))
     with tempfile.TemporaryDirectory(prefix="mfm-check-") as folder:
         prepare(config, data, Path(folder))
@@ -141,6 +160,20 @@ def check(
         return
     wide_console().print(hospital_table(config, hospitals))
     print(f"{study}: ready to run")
+
+
+def _check_grid(path: Path, data: Path, settings: list[str] | None, as_json: bool) -> None:
+    from simulation.bias_study import check_cells
+
+    grid = load_grid(path, parse_settings(settings))
+    found = check_cells(grid, data)
+    if as_json:
+        print_json({"grid": grid.config.name, "cells": len(grid.cells), "checked": found})
+        return
+    for cell in grid.cells:
+        if cell.name in found:
+            wide_console().print(hospital_table(cell.study, found[cell.name]))
+    print(f"{path}: {len(grid.cells)} studies, ready to run")
 
 
 def hospital_table(config: StudyConfig, hospitals: list[dict[str, Any]]) -> Table:
@@ -240,6 +273,20 @@ def bench(
     from simulation.benchmark import run_benchmark
 
     run_benchmark(as_json=as_json, quick=quick)
+
+
+@app.command()
+def plants(
+    count: Annotated[
+        int, typer.Option("--plants", min=1, help="Couplings to plant, one cohort each.")
+    ] = 50,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of films, training and plants.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Plant biases in phantoms and count how often the ranking finds them."""
+    from simulation.plants import run_plants
+
+    run_plants(count, seed, as_json=as_json)
 
 
 class Interrupted(BaseException):

@@ -198,6 +198,11 @@ class StudyConfig(Part):
     min_cell_count: int = Field(
         10, ge=1, description="Fewest patients of a class that a hospital releases sums of."
     )
+    held_out: tuple[str, ...] = Field(
+        (),
+        description="Hospitals that take no part in the run, for the researcher to test on; of "
+        "explicit ones, patients who are also at a hospital that takes part are left out.",
+    )
     explained_per_class: int = Field(
         8, ge=1, le=100, description="Test images of each class, and of the others, to score."
     )
@@ -233,7 +238,12 @@ def _ontology_problems(study: StudyConfig) -> list[str]:
 
 
 def expected_sites(study: StudyConfig) -> int | None:
-    """Return the number of hospitals when the file alone tells it, else None."""
+    """Return the number of hospitals that take part when the file alone tells it, else None."""
+    formed = _formed_sites(study)
+    return None if formed is None else formed - len(study.held_out)
+
+
+def _formed_sites(study: StudyConfig) -> int | None:
     rule = study.hospitals
     if isinstance(rule, DirichletRule):
         return rule.sites
@@ -252,6 +262,7 @@ def _site_problems(study: StudyConfig) -> list[str]:
         problems.append("hospitals.values: one hospital is no federation; name two or more")
     if isinstance(rule, ColumnRule) and len(set(rule.values)) < len(rule.values):
         problems.append("hospitals.values: a value stands twice; name every one once")
+    problems += _held_out_problems(study)
     source = study.source
     if isinstance(source, PhantomSource):
         patients = sum(hospital.patients for hospital in source.phantoms.hospitals)
@@ -265,13 +276,30 @@ def _site_problems(study: StudyConfig) -> list[str]:
     return problems
 
 
+def _held_out_problems(study: StudyConfig) -> list[str]:
+    problems, rule = [], study.hospitals
+    if len(set(study.held_out)) < len(study.held_out):
+        problems.append("held_out: a hospital stands twice; name every one once")
+    if isinstance(rule, ExplicitRule):
+        names = [site.name for site in rule.sites]
+        problems += [
+            f"held_out: {name!r} is not a hospital of this study: {', '.join(names)}"
+            for name in study.held_out
+            if name not in names
+        ]
+    sites = expected_sites(study)
+    if study.held_out and not problems and sites is not None and sites < 2:
+        problems.append(f"held_out: leaves {max(sites, 0)} hospitals; a federation needs two")
+    return problems
+
+
 def override(content: dict[str, Any], settings: Mapping[str, str]) -> dict[str, Any]:
     """Return a copy of a study's content with dotted keys set; values are YAML.
 
     Raises:
         ConfigError: a key runs through something that is not a mapping, or a value is not YAML.
     """
-    result: dict[str, Any] = yaml.safe_load(yaml.safe_dump(content))
+    result: dict[str, Any] = yaml.safe_load(yaml.safe_dump(content, sort_keys=False))
     problems = []
     for key, text in settings.items():
         *path, last = key.split(".")
@@ -296,7 +324,16 @@ def load_study(path: Path, settings: Mapping[str, str] | None = None) -> StudyCo
     Raises:
         ConfigError: every problem of the file, by dotted path.
     """
-    content, problems, study = override(read_yaml(path), settings or {}), [], None
+    study, problems = read_study(override(read_yaml(path), settings or {}))
+    if problems or study is None:
+        raise ConfigError(str(path), problems)
+    return study
+
+
+def read_study(content: dict[str, Any]) -> tuple[StudyConfig | None, list[str]]:
+    """Return the study of a file's content and all its problems; None where it cannot be read."""
+    problems: list[str] = []
+    study: StudyConfig | None = None
     try:
         study = StudyConfig.model_validate(content)
     except ValidationError as error:
@@ -304,9 +341,7 @@ def load_study(path: Path, settings: Mapping[str, str] | None = None) -> StudyCo
         study = _without_unknown_keys(content, error)
     if study is not None:
         problems += [*_ontology_problems(study), *_site_problems(study)]
-    if problems or study is None:
-        raise ConfigError(str(path), problems)
-    return study
+    return study, problems
 
 
 def _without_unknown_keys(content: dict[str, Any], error: ValidationError) -> StudyConfig | None:

@@ -39,13 +39,15 @@ from simulation.phantoms import generate
 from strategies.config import RunConfig
 
 RECORD = "prepared.json"
+SITES, HELD_OUT = "sites", "held_out"
+"""Folders of the hospitals that take part, and of those that only the researcher looks at."""
 IDENTITY_LEAVES_OUT = {"workers", "limits"}
 """What may change between two parts of one run without changing its result."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The hospitals of a run folder: names by partition id, and whose study it is."""
+    """The hospitals that take part: names by partition id, and whose study it is."""
 
     names: tuple[str, ...]
     study_hash: str
@@ -92,13 +94,15 @@ def prepare(study: StudyConfig, data: Path, folder: Path) -> Prepared:
     _write_sites(study, source_root, (table, partition), folder)
     dump_yaml(study.run, folder / "run.yaml")
     dump_yaml(study, folder / "study.yaml")
-    dump_yaml(consortium_of(study, len(partition.names)), folder / "consortium.yaml")
+    names = tuple(name for name in partition.names if name not in study.held_out)
+    dump_yaml(consortium_of(study, len(names)), folder / "consortium.yaml")
     try:
         open_hospitals(folder, study.run)
+        open_hospitals(folder, study.run, HELD_OUT)
     except DataError:
         _say_by_source_row(study, data, folder)
         raise
-    prepared = Prepared(partition.names, wanted, root)
+    prepared = Prepared(names, wanted, root)
     part = folder / f"{RECORD}.part"
     part.write_text(json.dumps(vars(prepared), indent=1), encoding="utf-8")
     os.replace(part, folder / RECORD)
@@ -243,8 +247,11 @@ def _write_sites(
     study: StudyConfig, root: Path, divided: tuple[Table, Partition], folder: Path
 ) -> None:
     table, partition = divided
-    sites = folder / "sites"
+    written = {SITES: 0, HELD_OUT: 0}
     for index, name in enumerate(partition.names):
+        kind = HELD_OUT if name in study.held_out else SITES
+        sites, number = folder / kind, written[kind]
+        written[kind] += 1
         (sites / name).mkdir(parents=True, exist_ok=True)
         mine = table.take(np.flatnonzero(partition.hospital == index))
         write_manifest(sites / name / "manifest.csv", mine, study.run.ontology)
@@ -264,7 +271,7 @@ def _write_sites(
                 ),
                 state_folder=Path(name) / "state",
             ),
-            sites / f"{index}.yaml",
+            sites / f"{number}.yaml",
         )
 
 
@@ -287,14 +294,21 @@ def write_manifest(path: Path, table: Table, ontology: OntologyConfig) -> None:
             )
 
 
-def open_hospitals(folder: Path, run: RunConfig) -> tuple[tuple[str, ...], list[ImageSet]]:
+def open_hospitals(
+    folder: Path, run: RunConfig, kind: str = SITES
+) -> tuple[tuple[str, ...], list[ImageSet]]:
     """Return names and images of the hospitals of a prepared folder, by partition id.
+
+    Args:
+        folder: made by `prepare`.
+        run: the agreed run.
+        kind: SITES for those that take part, HELD_OUT for those that do not.
 
     Raises:
         DataError: images cannot be used; those of all hospitals at once.
     """
     names, sets, problems = [], [], []
-    for path in sorted((folder / "sites").glob("*.yaml"), key=lambda path: int(path.stem)):
+    for path in sorted((folder / kind).glob("*.yaml"), key=lambda path: int(path.stem)):
         config = load_site_config(path)
         try:
             cache = config.state_folder / CACHE
@@ -332,9 +346,11 @@ def _say_by_source_row(study: StudyConfig, data: Path, folder: Path) -> None:
         open_images(config, study.run.ontology, study.run.image, folder / "checked")
 
 
-def describe_hospitals(study: StudyConfig, folder: Path) -> list[dict[str, object]]:
+def describe_hospitals(
+    study: StudyConfig, folder: Path, kind: str = SITES
+) -> list[dict[str, object]]:
     """Return per hospital: name, images per split, patients, images per class, attribute shares."""
-    names, sets = open_hospitals(folder, study.run)
+    names, sets = open_hospitals(folder, study.run, kind)
     rows: list[dict[str, object]] = []
     for name, images in zip(names, sets, strict=True):
         classes = np.bincount(

@@ -69,7 +69,7 @@ def plan_jobs(study: StudyConfig, folder: Path, sites: int) -> list[Job]:
     return sorted(jobs, key=lambda job: -job.weight)
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
     """One thread, no answer to Ctrl-C (the parent's), and no life after the parent's end."""
     import torch
 
@@ -123,7 +123,7 @@ def run_jobs(jobs: list[Job], workers: int, display: Display) -> list[dict[str, 
         open_jobs[0].result.parent.mkdir(exist_ok=True)
         os.environ["OMP_NUM_THREADS"] = "1"
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(min(workers, len(open_jobs)), context, _start_worker)
+        pool = ProcessPoolExecutor(min(workers, len(open_jobs)), context, start_worker)
         try:
             _collect(pool, open_jobs, total, display)
         except BaseException:

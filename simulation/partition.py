@@ -178,7 +178,7 @@ def _by_value(texts: Sequence[str], names: Sequence[str], groups: Integers) -> I
     return majority(values, groups)[groups]
 
 
-def _explicit(rule: ExplicitRule, table: Table) -> Partition:
+def _explicit(rule: ExplicitRule, table: Table, held_out: Sequence[str]) -> Partition:
     hospital = np.full(len(table), -1, dtype=np.int64)
     twice: list[str] = []
     for index, site in enumerate(rule.sites):
@@ -191,6 +191,9 @@ def _explicit(rule: ExplicitRule, table: Table) -> Partition:
             twice.append(f"{table.files[row]}: belongs to {other} and to {site.name}")
         hospital[inside] = index
     groups = table.groups
+    apart = [index for index, site in enumerate(rule.sites) if site.name in held_out]
+    outside = np.isin(hospital, apart)
+    hospital[outside & np.isin(groups, groups[(hospital >= 0) & ~outside])] = -1
     for group in np.unique(groups):
         members = np.unique(hospital[(groups == group) & (hospital >= 0)])
         if len(members) > 1 and not twice:
@@ -232,10 +235,18 @@ def _missing_columns(rule: ColumnRule | ExplicitRule, table: Table) -> list[str]
 
 
 def small_sites(study: StudyConfig, table: Table, partition: Partition) -> list[str]:
-    """Return one problem per hospital that lacks images of a split."""
+    """Return one problem per hospital that lacks images; held-out ones need two classes only."""
     problems = []
     for index, name in enumerate(partition.names):
         mine = partition.hospital == index
+        if name in study.held_out:
+            shown = np.unique(table.labels[mine & (table.labels >= 0)])
+            if len(shown) < 2:
+                problems.append(
+                    f"hospital {name} is held out and has images of {len(shown)} classes; a test "
+                    "needs two: use other filters"
+                )
+            continue
         counts = [int((mine & (table.splits == s)).sum()) for s in range(len(SPLITS))]
         train = table.labels[mine & (table.splits == 0)]
         if len(np.unique(train[train >= 0])) < 2:
@@ -300,8 +311,8 @@ def divide(study: StudyConfig, table: Table) -> Partition:
     """
     rule = study.hospitals
     if isinstance(rule, DirichletRule):
-        return _dirichlet(study, rule, table)
-    if isinstance(rule, AttributeRule):
+        partition = _dirichlet(study, rule, table)
+    elif isinstance(rule, AttributeRule):
         values = study.run.ontology.attributes[rule.attribute]
         column = list(study.run.ontology.attributes).index(rule.attribute)
         groups = table.groups
@@ -311,19 +322,24 @@ def divide(study: StudyConfig, table: Table) -> Partition:
         missing = _missing_columns(rule, table)
         if missing:
             raise DataError("hospitals", missing)
-        partition = _by_column(rule, table)
+        partition = _by_column(rule, study, table)
     partition = _coupled(study, table, partition)
     problems = small_sites(study, table, partition)
-    if len(partition.names) < 2:
-        problems.append(f"found {len(partition.names)} hospital; a federation needs two or more")
+    absent = [name for name in study.held_out if name not in partition.names]
+    if absent:
+        found = ", ".join(partition.names)
+        problems.append(f"held_out: no hospital {', '.join(absent)}; this study has {found}")
+    taking_part = len(set(partition.names) - set(study.held_out))
+    if taking_part < 2:
+        problems.append(f"found {taking_part} hospital; a federation needs two or more")
     if problems:
         raise DataError("hospitals", problems)
     return partition
 
 
-def _by_column(rule: ColumnRule | ExplicitRule, table: Table) -> Partition:
+def _by_column(rule: ColumnRule | ExplicitRule, study: StudyConfig, table: Table) -> Partition:
     if isinstance(rule, ExplicitRule):
-        return _explicit(rule, table)
+        return _explicit(rule, table, study.held_out)
     texts = table.columns[rule.column]
     values = rule.values or tuple(sorted({text for text in texts if text}))
     return Partition(_named(values), _by_value(texts, values, table.groups))

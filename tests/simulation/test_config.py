@@ -8,9 +8,11 @@ import yaml
 from mfm_core.config import dump_yaml
 from mfm_core.errors import ConfigError
 from simulation.config import FolderSource, StudyConfig, expected_sites, load_study
+from simulation.grid import is_grid
 from tests.simulation.samples import folder_study, tiny_study, write_study
 
 STUDIES = Path(__file__).parents[2] / "simulation" / "studies"
+SHIPPED = [path for path in sorted(STUDIES.glob("*.yaml")) if not is_grid(path)]
 
 
 def problems(tmp_path: Path, content: dict, **settings: str) -> tuple[str, ...]:
@@ -21,7 +23,7 @@ def problems(tmp_path: Path, content: dict, **settings: str) -> tuple[str, ...]:
     return caught.value.problems
 
 
-@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_studies_load_and_survive_being_written(path: Path, tmp_path: Path) -> None:
     study = load_study(path)
     assert study.run.name == path.stem
@@ -30,7 +32,7 @@ def test_shipped_studies_load_and_survive_being_written(path: Path, tmp_path: Pa
 
 
 def test_shipped_studies_name_no_absolute_path() -> None:
-    for path in STUDIES.glob("*.yaml"):
+    for path in SHIPPED:
         source = load_study(path).source
         assert not isinstance(source, FolderSource) or not source.data.root.is_absolute()
 
@@ -148,3 +150,37 @@ def test_paths_name_keys_of_the_file_and_no_tag(tmp_path: Path) -> None:
         load_study(write_study(tmp_path, split=wrong))
     with pytest.raises(ConfigError, match="- source: unknown kind"):
         load_study(write_study(tmp_path, source={"kind": "s3"}))
+
+
+@pytest.mark.parametrize(
+    ("held_out", "told"),
+    [
+        (["c"], "'c' is not a hospital of this study: a, b, d"),
+        (["a", "a"], "a hospital stands twice"),
+        (["a", "b"], "leaves 1 hospitals"),
+    ],
+)
+def test_held_out_hospitals_that_cannot_be_are_refused(
+    tmp_path: Path, held_out: list[str], told: str
+) -> None:
+    sites = [{"name": name, "where": {"scanner": [name]}} for name in "abd"]
+    rule = {"kind": "explicit", "sites": sites}
+    found = problems(tmp_path, folder_study(hospitals=rule, held_out=held_out))
+    assert any(line.startswith("held_out") and told in line for line in found), found
+
+
+def test_held_out_hospitals_do_not_count_as_taking_part(tmp_path: Path) -> None:
+    rule = {"kind": "column", "column": "hospital", "values": ["north", "south", "west"]}
+    study = load_study(write_study(tmp_path, hospitals=rule, held_out=["west"]))
+    assert expected_sites(study) == 2
+    found = problems(tmp_path, tiny_study(hospitals=rule, held_out=["west"], quorum=3))
+    assert any("quorum is 3 of 2" in line for line in found)
+
+
+def test_settings_keep_the_order_of_the_file(tmp_path: Path) -> None:
+    content = tiny_study()
+    content["run"]["ontology"]["attributes"] = {"view": ["AP", "PA"], "age": ["old", "young"]}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    study = load_study(path, {"run.rounds": "3"})
+    assert list(study.run.ontology.attributes) == ["view", "age"]

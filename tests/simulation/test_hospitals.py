@@ -12,6 +12,7 @@ from mfm_core.errors import ConfigError, DataError
 from server.config import load_consortium
 from simulation.config import StudyConfig
 from simulation.hospitals import (
+    HELD_OUT,
     consortium_of,
     describe_hospitals,
     open_hospitals,
@@ -96,6 +97,24 @@ def test_phantoms_become_hospitals_with_their_own_splits(tmp_path: Path) -> None
     drawn = rows_of(tmp_path / "run" / "images" / "north" / "manifest.csv")
     labels = [study.run.ontology.classes.index(row["label"]) for row in drawn]
     assert np.array_equal(sets[0].labels, labels)
+
+
+def test_a_held_out_hospital_is_prepared_but_takes_no_part(tmp_path: Path) -> None:
+    content = tiny_study(held_out=["south"])
+    hospitals = content["source"]["phantoms"]["hospitals"]
+    hospitals.append({"name": "west", "patients": 45})
+    study, run = make(content), tmp_path / "run"
+    prepared = prepare(study, tmp_path, run)
+    assert prepared.names == ("north", "west")
+    assert read_prepared(run) == prepared
+    assert load_consortium(run / "consortium.yaml").simulated_sites == 2
+    assert [load_site_config(run / "sites" / f"{i}.yaml").name for i in (0, 1)] == ["north", "west"]
+    assert not (run / "sites" / "south").exists()
+    names, sets = open_hospitals(run, study.run, HELD_OUT)
+    assert (names, len(sets)) == (("south",), 1)
+    assert len(sets[0]) == len(rows_of(run / "images" / "south" / "manifest.csv"))
+    assert [row["name"] for row in describe_hospitals(study, run)] == ["north", "west"]
+    assert [row["name"] for row in describe_hospitals(study, run, HELD_OUT)] == ["south"]
 
 
 def test_preparing_twice_gives_the_same_bytes_and_changes_nothing(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Partitions: patients stay whole, hospitals are never empty, skew and couplings as asked."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -173,3 +175,50 @@ def test_site_names_are_safe_and_different() -> None:
     assert site_name("St. Mary's / North", taken) == "st--mary-s---north"
     assert site_name("St. Mary's + North", taken) != "st--mary-s---north"
     assert site_name("...", taken) == "site"
+
+
+def test_a_held_out_hospital_needs_two_classes_and_no_training_images() -> None:
+    table, rule = make_table(), {"kind": "column", "column": "scanner"}
+    study = make_study(rule, held_out=["c"])
+    third = np.array(table.columns["scanner"]) == "c"
+    only_test = dataclasses.replace(table, splits=np.where(third, 2, table.splits))
+    partition = divide(study, only_test)
+    assert partition.names == ("a", "b", "c")
+    with pytest.raises(DataError, match="hospital c has"):
+        divide(make_study(rule), only_test)
+    healthy = dataclasses.replace(only_test, labels=np.where(third, 0, table.labels))
+    with pytest.raises(DataError, match="hospital c is held out and has images of 1 classes"):
+        divide(study, healthy)
+
+
+def test_held_out_hospitals_must_be_there_and_leave_a_federation() -> None:
+    table, rule = make_table(), {"kind": "column", "column": "scanner"}
+    with pytest.raises(DataError, match="no hospital x; this study has a, b, c"):
+        divide(make_study(rule, held_out=["x"]), table)
+    with pytest.raises(DataError, match="found 1 hospital"):
+        divide(make_study(rule, held_out=["a", "b"]), table)
+
+
+def test_a_patient_who_trains_is_left_out_of_the_held_out_hospital() -> None:
+    table = make_table()
+    scanner = np.array(table.columns["scanner"])
+    shared = table.patients[int(np.flatnonzero(scanner == "a")[0])]
+    rows = np.flatnonzero(np.array(table.patients) == shared)
+    extra = table.take(rows)
+    extra = dataclasses.replace(extra, columns={"scanner": ("c",) * len(rows)})
+    both = Table(
+        files=(*table.files, *(f"again-{name}" for name in extra.files)),
+        labels=np.concatenate([table.labels, extra.labels]),
+        patients=table.patients + extra.patients,
+        attributes=np.concatenate([table.attributes, extra.attributes]),
+        splits=np.concatenate([table.splits, extra.splits]),
+        columns={"scanner": table.columns["scanner"] + extra.columns["scanner"]},
+    )
+    sites = [{"name": name, "where": {"scanner": [name]}} for name in "abc"]
+    rule = {"kind": "explicit", "sites": sites}
+    hospital = divide(make_study(rule, held_out=["c"]), both).hospital
+    assert (hospital[rows] == 0).all()
+    assert (hospital[len(table) :] == -1).all()
+    assert (hospital[np.flatnonzero(scanner == "c")] == 2).all()
+    with pytest.raises(DataError, match="has images in a and c"):
+        divide(make_study(rule), both)
