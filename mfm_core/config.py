@@ -117,6 +117,9 @@ class ObjectiveConfig(Part):
     beta: float = Field(0.003, ge=0, le=1, description="Weight of the KL term per latent number.")
     class_weight: float = Field(0.5, ge=0, description="Weight of the cross-entropy term.")
     label_smoothing: float = Field(0.05, ge=0, lt=0.5, description="Share given to other classes.")
+    cycle_weight: float = Field(
+        10.0, ge=0, description="Weight of reading back what was drawn; 0 leaves the term out."
+    )
     attention: AttentionConfig = AttentionConfig()
 
 

@@ -21,7 +21,7 @@ from mfm_core.autoencoder import Autoencoder, Output
 from mfm_core.config import LearningConfig, TrainingConfig
 from mfm_core.dataset import ImageSet
 from mfm_core.errors import DataError
-from mfm_core.objective import TERM_NAMES, Terms, objective
+from mfm_core.objective import TERM_NAMES, Terms, cycle_error, objective
 from mfm_core.optimiser import FlatOptimiser
 
 
@@ -147,8 +147,11 @@ class _Lesson:
     ) -> Terms:
         """Return the terms of one batch, changed at random."""
         labels = torch.from_numpy(self.images.labels[batch])
-        settings = self.learning.augmentation
+        settings, weights = self.learning.augmentation, self.learning.objective
         changed, target = augment(self.images.batch(batch), settings, generator)
         output: Output = model(changed, generator)
         attention = (self.stage, model.attention_logits)
-        return objective(output, target, labels, self.learning.objective, attention)
+        cycle = output.mu.new_zeros(())
+        if weights.cycle_weight > 0:
+            cycle = cycle_error(model, output)
+        return objective(output, target, labels, weights, attention, cycle)
