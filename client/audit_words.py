@@ -22,6 +22,9 @@ AUC_GAP_GOAL = 0.02
 MOST_ROWS = 12
 """Rows of a ranking that are printed; audit.json has all."""
 
+MOST_BESIDE = 3
+"""Flips that are printed of each head beside the final one."""
+
 LOG_WIDTH = 120
 """Columns of a table in a file or a pipe."""
 
@@ -123,7 +126,8 @@ def _flips(flips: Mapping[str, Sequence[Row]]) -> Iterator[Table | str]:
     table = _table("answers that flip", "class", "head", "share", "95 % interval", "patients")
     for head, rows in flips.items():
         shown = [row for row in rows if row["share"] is not None]
-        for row in sorted(shown, key=lambda row: -row["share"])[:MOST_ROWS]:
+        most = MOST_ROWS if head == FINAL_HEAD else MOST_BESIDE
+        for row in sorted(shown, key=lambda row: -row["share"])[:most]:
             field = escape(f"{row['attribute']}: {row['value']} / {row['against']}")
             count = f"{row['n']:g}"
             table.add_row(field, escape(row["class"]), escape(head), _number(row["share"]),
@@ -135,7 +139,7 @@ def _flips(flips: Mapping[str, Sequence[Row]]) -> Iterator[Table | str]:
 
 
 def _subgroups(found: Row) -> Iterator[Table | str]:
-    """Yield figures per value, then gaps raw and matched, each head beside the others."""
+    """Yield figures per value, then gaps raw and matched; of other heads the mean only."""
     for name in found["unknown"]:
         advice = "check columns.attributes and attribute_mapping"
         yield escape(f"{name} is unknown for all test images; {advice}.")
@@ -178,9 +182,10 @@ def _reasons(rows: Sequence[Row]) -> dict[str, list[str]]:
 
 def _add_gaps(table: Table, rows: Sequence[Row], head: str) -> None:
     for row in rows:
-        if row["kind"] != "gap":
+        whole = row["class"] is None
+        if row["kind"] != "gap" or not (whole or head == FINAL_HEAD):
             continue
-        whole, raw = row["class"] is None, row["raw"]
+        raw = row["raw"]
         odds = raw.get("equalised_odds")
         note = ""
         if whole and raw["auc"]["value"] is not None:
