@@ -159,7 +159,7 @@ def _solve(root: Array, at: Array, sides: Sides, goal: float, first: Array) -> A
         jac=lambda y: y,
         constraints=[reach],
         method="SLSQP",
-        options={"maxiter": ITERATIONS, "ftol": 1e-14},
+        options={"maxiter": ITERATIONS, "ftol": 1e-9},
     )
     end: Array = found.x
     return end

@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from mfm_core.counterfactual import counterfactual, smallest_move
+from mfm_core.errors import DataError
+from mfm_core.head import Head
 from mfm_core.question import Question, ask
 from tests.mfm_core.blob_world import CLASSES, blob_world
 
@@ -57,24 +61,93 @@ def test_against_one_class_it_is_the_closed_form():
     assert move.length == pytest.approx(length_of(world, closed), rel=1e-4)
 
 
-@pytest.mark.parametrize(("label", "target"), PAIRS)
-def test_no_shorter_move_reaches_the_same_odds(label, target):
-    """Directions drawn about the move and at random, each scaled until the odds are the same."""
-    world = blob_world()
-    asked = ask(world.model, world.atlas, world.image(world.first(label)), Question(target))
-    move = smallest_move(world.atlas, asked)
-    rng = np.random.default_rng(0)
+def shortest_found(world, asked, move, rng):
+    """Return the shortest of many other moves to the same odds, over the move's own length.
+
+    Directions are drawn about the move and at random, half of them from the patterns of the
+    logits, the only ones that can be better; each is followed until the odds are the same.
+    """
     root = np.linalg.cholesky(world.atlas.covariance)
-    shortest, compared, factors = np.inf, 0, np.linspace(0.0, 3.0, 3001)
-    for nearness in (0.0, 0.03, 0.3, 1.0, 3.0) * 30:
+    patterns = world.atlas.covariance @ asked.sides.head.weight.T.astype(float)
+    factors, lengths = np.linspace(0.0, 3.0, 3001), []
+    for turn, nearness in enumerate((0.01, 0.03, 0.1, 0.3, 1.0, 3.0) * 24):
         noise = root @ rng.normal(size=len(root))
+        if turn % 2:
+            noise = patterns @ rng.normal(size=patterns.shape[1])
         direction = move.change + nearness * noise * move.length / length_of(world, noise)
         odds = odds_along(asked, direction, factors)
         crossed = np.flatnonzero(np.diff(np.sign(odds - move.wanted)))
-        if not crossed.size:
-            continue
-        compared += 1
-        first = factors[crossed[0]] * length_of(world, direction)
-        shortest = min(shortest, first)
-    assert compared >= 80
-    assert shortest >= move.length * (1 - 2e-3)
+        if crossed.size:
+            lengths.append(factors[crossed[0] + 1] * length_of(world, direction))
+    assert len(lengths) >= 60
+    return min(lengths) / move.length
+
+
+@pytest.mark.parametrize(("label", "target"), PAIRS)
+def test_no_shorter_move_reaches_the_same_odds(label, target):
+    world = blob_world()
+    asked = ask(world.model, world.atlas, world.image(world.first(label)), Question(target))
+    move = smallest_move(world.atlas, asked)
+    assert move.length == pytest.approx(length_of(world, move.change), rel=1e-3)
+    assert shortest_found(world, asked, move, np.random.default_rng(label)) >= 1 - 1e-5
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("loud", [0.05, 1.0, 30.0])
+def test_it_is_the_shortest_among_many_rivals_of_any_loudness(seed, loud):
+    """Heads of eight classes drawn at random, from timid to far too sure of themselves."""
+    world, rng = blob_world(), np.random.default_rng(seed)
+    asked = ask(world.model, world.atlas, world.image(seed), Question("clear"))
+    weight = rng.normal(size=(8, asked.latent.shape[1])) * rng.uniform(0.3, 3, (8, 1))
+    head = Head((loud * weight / 10).astype(np.float32), rng.normal(size=8).astype(np.float32))
+    sides = replace(asked.sides, names=tuple("abcdefgh"), label=seed, head=head)
+    asked = replace(asked, sides=sides)
+    move = smallest_move(world.atlas, asked)
+    assert odds_along(asked, move.change, np.ones(1))[0] == pytest.approx(move.wanted, abs=1e-4)
+    assert shortest_found(world, asked, move, rng) >= 1 - 1e-5
+
+
+def test_the_pattern_is_shown_and_not_the_filter():
+    world = blob_world()
+    asked = ask(world.model, world.atlas, world.image(0), Question("left blob", "clear"))
+    change = smallest_move(world.atlas, asked).change
+    weight = asked.sides.head.weight[1].astype(float) - asked.sides.head.weight[0]
+    scaled = change / np.linalg.norm(change)
+    pattern = world.atlas.covariance @ weight
+    assert abs(scaled @ pattern) / np.linalg.norm(pattern) == pytest.approx(1.0)
+    assert abs(scaled @ weight) / np.linalg.norm(weight) < 0.999
+
+
+def test_a_head_that_answers_to_nothing_is_refused():
+    world = blob_world.__wrapped__()
+    with torch.no_grad():
+        world.model.head.weight.zero_()
+        world.model.head.bias.copy_(torch.tensor([0.0, 1.0, 2.0]))
+    with pytest.raises(DataError, match="no move"):
+        counterfactual(world.model, world.atlas, world.image(0), Question("clear"))
+
+
+def test_the_saliency_is_the_change_at_the_end():
+    world = blob_world()
+    image = world.image(world.first(0))
+    found = counterfactual(world.model, world.atlas, image, Question("left blob"))
+    change = np.abs(found.sweep.images[-1, 0] - found.sweep.images[0, 0])
+    assert np.array_equal(found.saliency, change) and found.saliency.dtype == np.float32
+    assert found.figures["mahalanobis"] > 0
+
+
+def test_going_away_finds_the_nearest_of_the_other_classes():
+    """Two rivals at unlike distances: the shortest way out is towards the nearer one."""
+    world = blob_world()
+    asked = ask(world.model, world.atlas, world.image(0), Question("clear"))
+    size = asked.latent.shape[1]
+    weight = np.zeros((3, size), dtype=np.float32)
+    weight[1, 0], weight[2, 1] = 1.0, 1.0
+    head = Head(weight, np.array([9, 0, 0], dtype=np.float32))
+    covariance = np.eye(size)
+    covariance[1, 1] = 4.0
+    sides = replace(asked.sides, head=head)
+    flat = replace(asked, latent=torch.zeros(1, size), sides=sides)
+    move = smallest_move(replace(world.atlas, covariance=covariance), flat)
+    assert move.change[1] > 9
+    assert abs(move.change[0]) < 1

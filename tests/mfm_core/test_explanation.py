@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from mfm_core.autoencoder import build_autoencoder
 from mfm_core.checkpoint import encoder_hash
+from mfm_core.config import ImageConfig, ModelConfig
 from mfm_core.errors import CheckpointError, DataError
 from mfm_core.explanation import (
     ALPHAS,
@@ -60,6 +62,28 @@ def test_the_map_depends_on_the_odds_alone(method):
         world.model.head.bias -= 8.0
     scale = first.saliency.max()
     assert np.allclose(first.saliency, second.saliency, atol=2e-3 * scale)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_colour_images_get_one_map(method):
+    shape = ModelConfig(stem=8, widths=(32, 64), depths=(1, 1), latent_channels=8)
+    shape = shape.model_copy(update={"linear_path": False})
+    model = build_autoencoder(shape, ImageConfig(size_px=32, channels=3), 3, seed=0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if not weight.any():
+                weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
+    rng = np.random.default_rng(0)
+    size = model.latent_size
+    atlas = replace(
+        blob_world().atlas,
+        means=rng.normal(size=(3, size)),
+        covariance=np.eye(size),
+        encoder_hash=encoder_hash(model),
+    )
+    image = rng.random((3, 32, 32), dtype=np.float32)
+    found = METHODS[method](model, atlas, image, Question("clear"))
+    assert found.saliency.shape == (32, 32) and found.saliency.max() > 0
 
 
 @pytest.mark.parametrize("method", METHODS)
