@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
 
 from mfm_core.atlas import Atlas
 from mfm_core.sums import Array
@@ -46,16 +47,16 @@ class Probes:
 
 def probes_of(atlas: Atlas) -> Probes:
     """Return the probes of every class and of every attribute of the atlas's ontology."""
-    variances, directions = np.linalg.eigh(atlas.covariance)
     size, patients = atlas.latent_size, float(atlas.counts.sum())
     shrinkage = size / (size + patients)
-    spread = (1 - shrinkage) * variances + shrinkage * variances.mean()
+    spread = (1 - shrinkage) * atlas.covariance
+    spread[np.diag_indices(size)] += shrinkage * np.trace(atlas.covariance) / size
+    factor = cho_factor(spread, lower=True, overwrite_a=True)
 
     def probe(difference: Array) -> Array:
-        rotated = difference @ directions
-        filtered = rotated / spread
-        deviation = np.sqrt(max(float(rotated @ filtered), np.finfo(np.float64).tiny))
-        standardised: Array = directions @ filtered / deviation
+        filtered = cho_solve(factor, difference)
+        deviation = np.sqrt(max(float(difference @ filtered), np.finfo(np.float64).tiny))
+        standardised: Array = filtered / deviation
         return standardised
 
     several = len(atlas.present) > 1

@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
 
 from mfm_core.atlas import Atlas
 from mfm_core.autoencoder import Autoencoder
@@ -85,7 +86,14 @@ class Case:
 
 
 def bench_of(model: Autoencoder, atlas: Atlas, seed: int) -> Bench:
-    """Return what every image of one audit shares; equal for equal seeds."""
+    """Return what every image of one audit shares; equal for equal seeds.
+
+    Raises:
+        DataError: a mean or the covariance of the atlas is not finite.
+    """
+    if not (np.isfinite(atlas.means).all() and np.isfinite(atlas.covariance).all()):
+        reason = "means or covariance are not finite; use the atlas of a run that ended well"
+        raise DataError("atlas", [reason])
     generator = np.random.default_rng(seed)
     weight = model.head.weight.detach().numpy()
     drawn = generator.normal(size=weight.shape)
@@ -111,15 +119,13 @@ def _shuffled(
     atlas: Atlas, names: Sequence[str], generator: np.random.Generator
 ) -> dict[str, Atlas]:
     """Return per class an atlas whose axis of that class is a draw from the within-class spread."""
-    variances, directions = np.linalg.eigh(atlas.covariance)
+    factor = np.linalg.cholesky(atlas.covariance)
     shuffled = {}
     for name in names:
-        axis = atlas.class_axis(name)
-        length = np.linalg.norm((axis @ directions) / np.sqrt(variances))
-        spread = generator.normal(size=len(variances))
-        spread *= length / np.linalg.norm(spread)
+        length = np.linalg.norm(solve_triangular(factor, atlas.class_axis(name), lower=True))
+        drawn = generator.normal(size=len(factor))
         means = atlas.means.copy()
-        other = (spread * np.sqrt(variances)) @ directions.T
+        other = factor @ (drawn * length / np.linalg.norm(drawn))
         means[atlas.ontology.classes.index(name)] = atlas.others_mean(name) + other
         shuffled[name] = replace(atlas, means=means)
     return shuffled

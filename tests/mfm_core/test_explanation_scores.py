@@ -161,3 +161,10 @@ def test_the_time_of_a_sweep_is_the_median_by_the_clock():
     ticks = iter([0.0, 1.0, 2.0, 5.0, 6.0, 8.0])
     image = world.image(0)
     assert sweep_seconds(world.model, world.atlas, image, 3, lambda: next(ticks)) == 2.0
+
+
+def test_an_atlas_with_numbers_that_are_not_finite_is_refused():
+    world = blob_world()
+    broken = replace(world.atlas, covariance=world.atlas.covariance * np.nan)
+    with pytest.raises(DataError, match="not finite"):
+        bench_of(world.model, broken, 0)
