@@ -13,7 +13,10 @@ Model, atlas and explanations stay valid, because only the head changes.
 | reweighting | trains with weights that make class and attribute independent | rounds |
 
 The trained methods need few exchanges: `head_round` at every site, `head_round_sum` through the
-door, `finish_round` with the merged sums.
+door, `finish_round` with the merged sums. Five to ten rounds of one step converge. More steps a
+round save nothing and let sites drift apart whose couplings differ: with phi = 0.8 and -0.3 at two
+sites, five local steps cost reweighting 0.06 of the AUC under the reversed coupling (random alpha
+nothing). Random alpha starts from the softly erased head, the optimum for Gaussian latents.
 
 Source: paper section 3.3 (random alpha, only the classification layer is trained again); the rest
 as named in the modules.
@@ -33,7 +36,15 @@ from mfm_core.atlas import Atlas
 from mfm_core.erasure import eraser
 from mfm_core.errors import ConfigError
 from mfm_core.head import Head
-from mfm_core.head_training import PENALTY, Course, HeadData, course_of, no_shifts, train_head
+from mfm_core.head_training import (
+    PENALTY,
+    Course,
+    HeadData,
+    course_of,
+    no_shifts,
+    refuse_unusable,
+    train_head,
+)
 from mfm_core.random_alpha import axis_shifts
 from mfm_core.reweighting import group_weights, image_weights
 from mfm_core.sums import Sum
@@ -126,6 +137,7 @@ def head_round(
         ConfigError: not a trained method. DataError: latents or indices cannot be used.
     """
     course = _course(method, atlas, recipe)
+    refuse_unusable(data, atlas)
     weights = None
     if method == "reweighting":
         column = list(atlas.ontology.attributes).index(recipe.attribute)

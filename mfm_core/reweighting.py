@@ -3,7 +3,8 @@
 An image of class y and value a weighs n_y n_a / (N n_ya), from the pooled counts of patients in the
 atlas: what independence would expect over what there is. The weighted counts n_y n_a / N keep the
 shares of the classes and of the values. Every site uses the pooled counts, also a site that has one
-value only. An image whose value is not known weighs 1.
+value only. An image whose value is not known weighs 1; one of a cell that the pooled counts do not
+hold (nobody released it) weighs 0, because what would be expected of it is not known.
 
 Source: Kamiran and Calders 2012, "Data preprocessing techniques for classification without
 discrimination", section 4.2. What crosses the hospital's boundary: nothing.

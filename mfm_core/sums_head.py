@@ -66,12 +66,13 @@ def lda_head(atlas: Atlas, attribute: str, like: Head, shrinkage: float | None =
         atlas: pooled.
         attribute: what is balanced and erased.
         like: head whose spread of logits is taken over.
-        shrinkage: of the covariance towards the identity, in [0, 1]; None takes SHRINKAGE.
+        shrinkage: of the covariance towards the identity, in [0, 1]; None takes SHRINKAGE for
+            the discriminants and the eraser's own for the eraser.
 
     Raises:
         ConfigError: no such attribute. DataError: no class has patients with two of its values.
     """
-    removed = eraser(atlas, attribute)
+    removed = eraser(atlas, attribute, shrinkage=shrinkage)
     present = atlas.counts > 0
     share = atlas.counts / atlas.counts.sum()
     balanced = removed.apply(cell_means(atlas, attribute).mean(axis=1))

@@ -12,7 +12,7 @@ from mfm_core.head_training import HeadData
 from mfm_core.latent_sums import latent_sum
 
 ONTOLOGY = OntologyConfig(classes=("well", "ill"), attributes={"view": ("PA", "AP")})
-DISEASE, VIEW, OVERLAP = 1.2, 2.7, 0.1
+DISEASE, VIEW = 1.2, 2.9
 
 
 def draw_world(seed: int, people: int, phi: float, size: int = 64) -> HeadData:
@@ -23,8 +23,8 @@ def draw_world(seed: int, people: int, phi: float, size: int = 64) -> HeadData:
     across, along = np.linalg.qr(shape.normal(size=(size, 2)))[0].T
     ill = draw.integers(0, 2, people)
     view = np.where(draw.random(people) < (1 + phi) / 2, ill, 1 - ill)
-    disease = DISEASE * (np.sqrt(1 - OVERLAP**2) * across + OVERLAP * along)
-    white = draw.normal(size=(people, size)) + np.outer(ill, disease) + VIEW * np.outer(view, along)
+    white = draw.normal(size=(people, size))
+    white += DISEASE * np.outer(ill, across) + VIEW * np.outer(view, along)
     mu = (white @ mixing.T).astype(np.float32)
     return HeadData(mu, ill, view[:, None], np.arange(people))
 
