@@ -105,6 +105,12 @@ def test_it_is_the_shortest_among_many_rivals_of_any_loudness(seed, loud):
     move = smallest_move(world.atlas, asked)
     assert odds_along(asked, move.change, np.ones(1))[0] == pytest.approx(move.wanted, abs=1e-4)
     assert shortest_found(world, asked, move, rng) >= 1 - 1e-5
+    slope = head.weight.astype(float)
+    end = torch.from_numpy(head.logits(asked.latent.numpy()) + slope @ move.change)
+    (gradient,) = torch.autograd.grad(sides.score(end.requires_grad_()).sum(), end)
+    pattern = world.atlas.covariance @ slope.T @ gradient[0].numpy()
+    likeness = pattern @ move.change / np.linalg.norm(pattern) / np.linalg.norm(move.change)
+    assert abs(likeness) > 1 - 1e-6  # the first-order condition of the shortest move
 
 
 def test_the_pattern_is_shown_and_not_the_filter():
