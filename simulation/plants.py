@@ -83,7 +83,7 @@ NULL_FIELDS = {"coin": ("a", "b"), "weekday": ("x", "y", "z"), "clerk": ("most",
 LEARNING = LearningConfig(
     objective=ObjectiveConfig(class_weight=1.0),
     augmentation=AugmentationConfig(
-        flip_probability=0, perspective=0.05, blur_sigma_px=0.4, noise_std=0.02, erase_fraction=0.2
+        flip_probability=0, blur_sigma_px=0.4, noise_std=0.02, erase_boxes=1, erase_fraction=0.2
     ),
 )
 
