@@ -80,10 +80,11 @@ def run(
     from simulation.progress import choose_display
     from simulation.study import Order, finished_results, run_study
 
+    changes = parse_settings(settings)
     if is_grid(study):
         from simulation.bias_study import GridOrder, run_grid
 
-        grid = GridOrder(load_grid(study, parse_settings(settings)), data, out, fresh)
+        grid = GridOrder(load_grid(study, changes), data, out, fresh)
         with choose_display(quiet=as_json) as display:
             table = run_grid(grid, display)
         if as_json:
@@ -92,7 +93,7 @@ def run(
         print((grid.folder / "table.md").read_text(encoding="utf-8"))
         print(f"Tables and figure: {grid.folder}")
         return
-    order = Order(load_study(study, parse_settings(settings)), data, out, fresh)
+    order = Order(load_study(study, changes), data, out, fresh)
     results = finished_results(order)
     known = results is not None
     if results is None:
@@ -148,10 +149,11 @@ def check(
     """
     from simulation.hospitals import describe_hospitals, prepare
 
+    changes = parse_settings(settings)
     if is_grid(study):
-        _check_grid(study, data, settings, as_json)
+        _check_grid(study, data, changes, as_json)
         return
-    config = load_study(study, parse_settings(settings))
+    config = load_study(study, changes)
     with tempfile.TemporaryDirectory(prefix="mfm-check-") as folder:
         prepare(config, data, Path(folder))
         hospitals = describe_hospitals(config, Path(folder))
@@ -162,10 +164,10 @@ def check(
     print(f"{study}: ready to run")
 
 
-def _check_grid(path: Path, data: Path, settings: list[str] | None, as_json: bool) -> None:
+def _check_grid(path: Path, data: Path, changes: dict[str, str], as_json: bool) -> None:
     from simulation.bias_study import check_cells
 
-    grid = load_grid(path, parse_settings(settings))
+    grid = load_grid(path, changes)
     found = check_cells(grid, data)
     if as_json:
         print_json({"grid": grid.config.name, "cells": len(grid.cells), "checked": found})

@@ -46,6 +46,7 @@ def tiny_grid(**more: Any) -> dict[str, Any]:
             "model": TINY_MODEL,
             "learning": {"training": {"batch_size": 8, "steps_per_round": 2}},
             "statistics": {"bootstrap_replicates": 20},
+            "audit": {"enabled": False},
         },
         "min_cell_count": 1,
         "explained_per_class": 1,
