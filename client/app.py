@@ -329,9 +329,13 @@ def store_atlas(request: Request) -> Reply:
 def give_audit(request: Request) -> Reply:
     """Return the audit counts of the test images, from the model and atlas that are kept here."""
     site, images = request.site, request.site.images
-    kept = open_kept(site.config.state_folder, site.config_hash)
-    chosen = images.select("test")
-    found = audit_sum(kept, images, chosen, site.run, site.config.limits.min_cell_count)
+    folder, smallest = site.config.state_folder, site.config.limits.min_cell_count
+    kept, chosen = open_kept(folder, site.config_hash), images.select("test")
+
+    def seed_of(purpose: str) -> int:
+        return secret_seed(folder, f"{purpose} {site.config_hash}")
+
+    found = audit_sum(kept, images, chosen, site.run, smallest, seed_of)
     return Reply(len(chosen), wire.Payload(total=found))
 
 

@@ -66,8 +66,10 @@ class MitigationConfig(Part):
     sigma: float = Field(
         2.0, ge=0, le=100, description="random_alpha: standard deviation of alpha."
     )
-    rounds: int = Field(5, ge=1, le=1000, description="Rounds of head training, encoder frozen.")
-    steps_per_round: int = Field(50, ge=1, description="Full-batch steps of a site per round.")
+    rounds: int = Field(10, ge=1, le=1000, description="Rounds of head training, encoder frozen.")
+    steps_per_round: int = Field(
+        1, ge=1, description="Full-batch steps of a site per round; with one, sites equal the pool."
+    )
 
     @model_validator(mode="after")
     def _used_head_is_made(self) -> Self:

@@ -46,7 +46,7 @@ def site(tmp_path: Path) -> Site:
 def test_the_counts_have_the_agreed_schema_and_count_every_head(site: Site) -> None:
     kept = open_kept(site.config.state_folder, site.config_hash)
     chosen = site.images.select("test")
-    found = audit_sum(kept, site.images, chosen, RUN, smallest=1)
+    found = audit_sum(kept, site.images, chosen, RUN, 1, len)
     assert found.schema == answer_of(RUN, "audit").total
     one, other = (part_of(found, f"subgroups/{name}") for name in ("chosen", "leace"))
     assert any(not np.array_equal(one[name], other[name]) for name in one.arrays)
@@ -55,7 +55,7 @@ def test_the_counts_have_the_agreed_schema_and_count_every_head(site: Site) -> N
 def test_with_a_large_smallest_cell_no_patient_is_counted(site: Site) -> None:
     kept = open_kept(site.config.state_folder)
     chosen = site.images.select("test")
-    found = audit_sum(kept, site.images, chosen, RUN, smallest=1000)
+    found = audit_sum(kept, site.images, chosen, RUN, 1000, len)
     for name, array in part_of(found, "flips/chosen").arrays.items():
         assert name == "flip.images" or not array.any(), name
 
