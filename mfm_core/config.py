@@ -114,7 +114,7 @@ class AttentionConfig(Part):
 class ObjectiveConfig(Part):
     """Weights of the named loss terms (paper sections 2.1, 2.2)."""
 
-    beta: float = Field(0.003, ge=0, le=1, description="Weight of the KL term per latent number.")
+    beta: float = Field(0.03, ge=0, le=1, description="Weight of the KL term per latent number.")
     class_weight: float = Field(0.5, ge=0, description="Weight of the cross-entropy term.")
     label_smoothing: float = Field(0.05, ge=0, lt=0.5, description="Share given to other classes.")
     cycle_weight: float = Field(
