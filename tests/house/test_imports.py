@@ -27,6 +27,7 @@ LIBRARIES = {
     "strategies": {"numpy", "pydantic", "flwr"},
     "server": {
         *("numpy", "torch", "pydantic", "flwr", "typer", "click", "rich", "yaml", "cryptography"),
+        *("httpx", "starlette", "uvicorn"),
     },
     "client": {
         *("numpy", "torch", "pydantic", "flwr", "typer", "click", "rich"),
