@@ -32,6 +32,12 @@ class LimitsConfig(Part):
     min_cell_count: int = Field(
         10, ge=1, description="Fewest patients of a released cell; smaller ones leave as zeros."
     )
+    max_minutes: float = Field(
+        240.0, gt=0, le=10_080, description="Longest work on one message; then it is ended."
+    )
+    max_memory_gib: float | None = Field(
+        None, gt=0, description="Largest private memory of the working process; None: no limit."
+    )
 
     @field_validator("accepted_runs")
     @classmethod
@@ -45,6 +51,11 @@ class LimitsConfig(Part):
     def max_message_bytes(self) -> int:
         """Return the largest message in bytes."""
         return int(self.max_message_mib * 2**20)
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Return the largest private memory in bytes, or None."""
+        return None if self.max_memory_gib is None else int(self.max_memory_gib * 2**30)
 
 
 class SiteConfig(Part):

@@ -10,6 +10,7 @@
       UpdateRejected     what a site sent fails the server's checks
       TooFewSites        a round cannot be formed from the sites that answered
       RunFailed          a run ended without a model
+      WorkerStopped      the process that computes for a site was ended without an answer
 
 Each error says what was found, what was expected and what to do. `code` is the short word that
 may leave a hospital in place of the text; `exit_code` is what a command returns
@@ -122,3 +123,9 @@ class RunFailed(MfmError):
     """A run ended without a model."""
 
     code = "failed"
+
+
+class WorkerStopped(MfmError):
+    """The process that computes for a site took too long, ran out of memory or died."""
+
+    code = "stopped"

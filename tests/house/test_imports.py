@@ -31,7 +31,7 @@ LIBRARIES = {
     },
     "client": {
         *("numpy", "torch", "pydantic", "flwr", "typer", "click", "rich"),
-        *("pydicom", "highdicom", "PIL", "yaml", "cryptography"),
+        *("pydicom", "highdicom", "PIL", "yaml", "cryptography", "safetensors", "httpx"),
     },
     "simulation": {
         *("numpy", "scipy", "torch", "pydantic", "yaml", "PIL", "matplotlib", "sklearn"),

@@ -1,0 +1,84 @@
+"""What a site's working process may not do: reach a network, change the images, outlive its parent.
+
+Called in the process itself, before anything large is imported. Every part is tried on its own,
+because kernels differ; what is in force is returned and shown, never assumed.
+What crosses the hospital's boundary: nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
+MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+
+PARTS = (
+    "ends with its parent",
+    "no new privileges",
+    "memory limit",
+    "no network",
+    "images read-only",
+)
+
+
+def confine(data: Path, memory_bytes: int | None) -> dict[str, bool]:
+    """Confine this process; return which of PARTS are in force.
+
+    Args:
+        data: folder of the images; mounted read-only for this process.
+        memory_bytes: largest private memory, None for no limit.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    tried: dict[str, Callable[[], None]] = {
+        "ends with its parent": lambda: _call(
+            libc.prctl, PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0
+        ),
+        "no new privileges": lambda: _call(libc.prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+        "memory limit": lambda: _limit_memory(memory_bytes),
+        "no network": lambda: _leave_network(libc),
+        "images read-only": lambda: _protect(libc, data),
+    }
+    return {name: _succeeds(act) for name, act in tried.items()}
+
+
+def _succeeds(act: Callable[[], None]) -> bool:
+    try:
+        act()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _call(function: Callable[..., int], *arguments: object) -> None:
+    if function(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _limit_memory(most: int | None) -> None:
+    if most is None:
+        raise ValueError("no limit is set")
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def _leave_network(libc: ctypes.CDLL) -> None:
+    """Move into an empty network namespace, in a user namespace of our own where that needs one."""
+    try:
+        _call(libc.unshare, CLONE_NEWNET)
+    except OSError:
+        _call(libc.unshare, CLONE_NEWUSER | CLONE_NEWNET)
+
+
+def _protect(libc: ctypes.CDLL, data: Path) -> None:
+    """Mount the images read-only over themselves, in a mount namespace of our own."""
+    _call(libc.unshare, CLONE_NEWNS)
+    place = os.fsencode(data.resolve())
+    _call(libc.mount, b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+    _call(libc.mount, place, place, None, MS_BIND | MS_REC, None)
+    _call(libc.mount, b"none", place, None, MS_BIND | MS_REMOUNT | MS_RDONLY, None)

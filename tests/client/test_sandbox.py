@@ -1,0 +1,67 @@
+"""Confinement, seen from inside a process that was confined."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+INSIDE = """
+import json, os, socket, sys
+from pathlib import Path
+from client.sandbox import confine
+data = Path(sys.argv[1])
+done = confine(data, 512 * 2**20)
+def tried(act):
+    try:
+        act()
+    except (OSError, MemoryError) as error:
+        return type(error).__name__
+    return "allowed"
+def connect():
+    with socket.create_connection(("127.0.0.1", int(sys.argv[2])), timeout=2):
+        pass
+print(json.dumps({
+    "done": done,
+    "connect": tried(connect),
+    "write": tried(lambda: (data / "new").write_text("x")),
+    "read": (data / "image").read_text(),
+    "memory": tried(lambda: bytearray(700 * 2**20)),
+    "elsewhere": tried(lambda: (data.parent / "state").write_text("x")),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what a confined process could do."""
+    import socket
+
+    data = tmp_path_factory.mktemp("site") / "images"
+    data.mkdir()
+    (data / "image").write_text("pixels")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        command = [sys.executable, "-c", INSIDE, str(data), port]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    (data / "still writable outside").write_text("x")
+    return dict(json.loads(done.stdout))
+
+
+def test_what_is_in_force_is_in_force_and_what_is_not_is_said(seen: dict[str, Any]) -> None:
+    done = seen["done"]
+    assert (seen["connect"] == "allowed") == (not done["no network"])
+    assert (seen["write"] == "allowed") == (not done["images read-only"])
+    assert (seen["memory"] == "allowed") == (not done["memory limit"])
+
+
+def test_memory_parent_and_privileges_hold_on_every_kernel(seen: dict[str, Any]) -> None:
+    done = seen["done"]
+    assert done["memory limit"] and done["ends with its parent"] and done["no new privileges"]
+
+
+def test_the_images_can_be_read_and_the_state_written(seen: dict[str, Any]) -> None:
+    assert seen["read"] == "pixels" and seen["elsewhere"] == "allowed"
