@@ -1,0 +1,73 @@
+"""A process is ended only when it is the very one that was recorded, and then with its children."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from server.processes import descendants, end, observe, read_process, send_signal, wait_until_gone
+
+SLEEPER = "import time; time.sleep(60)"
+STUBBORN = (
+    "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    f"child = subprocess.Popen([sys.executable, '-c', {SLEEPER!r}], start_new_session=True); "
+    "print(child.pid, flush=True); time.sleep(60)"
+)
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    child = subprocess.Popen([sys.executable, "-c", SLEEPER])
+    yield child
+    child.kill()
+    child.wait()
+
+
+def test_a_process_of_another_start_time_is_left_alone(sleeper: subprocess.Popen[bytes]) -> None:
+    found = observe("sleeper", sleeper.pid)
+    assert found is not None and found.alive
+    for changed in ({"started": found.started - 1}, {"boot": "another"}):
+        stranger = dataclasses.replace(found, **changed)
+        assert not stranger.alive
+        end([stranger], patience_s=0.1)
+        send_signal(stranger, signal.SIGKILL)
+    assert sleeper.poll() is None
+
+
+def test_a_dead_child_that_nobody_collected_does_not_count_as_running(
+    sleeper: subprocess.Popen[bytes],
+) -> None:
+    found = observe("sleeper", sleeper.pid)
+    assert found is not None
+    os.kill(sleeper.pid, signal.SIGKILL)
+    assert wait_until_gone([found], 5.0) == ()
+
+
+def test_what_ignores_sigterm_is_forced_and_its_children_go_with_it() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    child = observe("child", int(parent.stdout.readline()))
+    found = observe("parent", parent.pid)
+    assert child is not None and found is not None and child.pid in descendants(parent.pid)
+    start = time.monotonic()
+    end([found], patience_s=0.3)
+    assert time.monotonic() - start < 5.0
+    assert not found.alive and not child.alive
+    parent.wait()
+    parent.stdout.close()
+
+
+def test_a_record_comes_back_from_json_and_nonsense_does_not(
+    sleeper: subprocess.Popen[bytes],
+) -> None:
+    found = observe("sleeper", sleeper.pid)
+    assert found is not None and read_process(found.to_dict()) == found
+    for wrong in (None, {}, [], {"name": "x", "pid": "y", "started": 1, "boot": ""}):
+        assert read_process(wrong) is None
