@@ -32,6 +32,17 @@ class LimitsConfig(Part):
     min_cell_count: int = Field(
         10, ge=1, description="Fewest patients of a released cell; smaller ones leave as zeros."
     )
+    manual: bool = Field(
+        False, description="Hold every message until a person runs `mfm-client outbox approve`."
+    )
+    manual_minutes: float = Field(
+        720.0, gt=0, le=10_080, description="Longest wait for that person; then it is refused."
+    )
+    hours: str | None = Field(
+        None,
+        pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$",
+        description="When this site works, local time, e.g. 18:00-06:00; None: always.",
+    )
     max_minutes: float = Field(
         240.0, gt=0, le=10_080, description="Longest work on one message; then it is ended."
     )

@@ -8,13 +8,15 @@ What crosses the hospital's boundary: nothing here.
 
 from __future__ import annotations
 
+import datetime
+
 import numpy as np
 from flwr.app import RecordDict
 from numpy.typing import NDArray
 
 from client.config import ANY, LimitsConfig
 from mfm_core.config import OntologyConfig
-from mfm_core.errors import LimitRefusal
+from mfm_core.errors import LimitRefusal, OutsideHours
 from mfm_core.latent_sums import latent_sum
 from mfm_core.sums import Array, Sum
 from strategies.answers import with_suppressed
@@ -29,7 +31,8 @@ def check_request(limits: LimitsConfig, config_hash: str, kind: Kind, record: Re
     """Return if the site may answer.
 
     Raises:
-        LimitRefusal: the run is not accepted, the exchange is not allowed or the message too big.
+        LimitRefusal: the run is not accepted, the exchange is not allowed, the message too big or
+            the hour not one of this site's.
     """
     if ANY not in limits.accepted_runs and config_hash not in limits.accepted_runs:
         raise LimitRefusal(
@@ -37,12 +40,20 @@ def check_request(limits: LimitsConfig, config_hash: str, kind: Kind, record: Re
         )
     if kind not in limits.allowed_kinds:
         raise LimitRefusal(f"{kind} is not in limits.allowed_kinds; add it to answer")
+    if limits.hours is not None and not within_hours(limits.hours, datetime.datetime.now().time()):
+        raise OutsideHours(f"this site works {limits.hours} only (limits.hours); ask again then")
     size = record_bytes(record)
     if size > limits.max_message_bytes:
         raise LimitRefusal(
             f"the message has {size} bytes, limits.max_message_mib allows "
             f"{limits.max_message_bytes}; raise it to take part"
         )
+
+
+def within_hours(hours: str, now: datetime.time) -> bool:
+    """Return whether a local time lies in `HH:MM-HH:MM`; the range may run over midnight."""
+    first, last = (datetime.time.fromisoformat(text) for text in hours.split("-"))
+    return first <= now < last if first < last else (now >= first or now < last)
 
 
 def check_patients(limits: LimitsConfig, patients: NDArray[np.int64]) -> None:

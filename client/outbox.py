@@ -24,8 +24,10 @@ from typing import Any
 
 import numpy as np
 from flwr.app import RecordDict
+from numpy.typing import NDArray
 
 from client.config import LimitsConfig
+from client.held import wait_for_person
 from mfm_core.errors import OutboxRefusal
 from mfm_core.sums import Schema
 from strategies import wire
@@ -136,7 +138,8 @@ class Outbox:
             answer: what was agreed to leave in an exchange of this kind.
 
         Raises:
-            OutboxRefusal: not on the list, not finite, too large, or the ledger cannot be written.
+            OutboxRefusal: not on the list, not finite, too large, not approved by a person where
+                that is asked for, or the ledger cannot be written.
         """
         self._check(header, payload, model, answer)
         record = wire.encode(header, payload, model)
@@ -145,17 +148,20 @@ class Outbox:
             limit = self.limits.max_message_bytes
             raise OutboxRefusal(f"{header.kind} has {size} bytes, the limit is {limit}")
         sealed = str(record.config_records[wire.HEADER]["payload_hash"])
-        record.config_records[wire.HEADER]["ledger_hash"] = self._append(
-            {
-                "run": header.config_hash,
-                "round": header.round,
-                "kind": header.kind,
-                "images": header.num_images,
-                "arrays": _describe(payload),
-                "bytes": size,
-                "sha256": sealed,
-            }
-        )
+        facts: dict[str, Any] = {
+            "run": header.config_hash,
+            "round": header.round,
+            "kind": header.kind,
+            "images": header.num_images,
+            "arrays": _describe(payload),
+            "bytes": size,
+            "sha256": sealed,
+        }
+        if self.limits.manual:
+            wait_s = self.limits.manual_minutes * 60
+            state, arrays = self.ledger.parent, _arrays(payload)
+            facts["approved_by"] = wait_for_person(state, facts, arrays, wait_s)
+        record.config_records[wire.HEADER]["ledger_hash"] = self._append(facts)
         return record
 
     def _check(
@@ -170,9 +176,7 @@ class Outbox:
             raise OutboxRefusal(f"{header.kind}: the Sum has other names or shapes than agreed")
         if payload.model is not None and payload.model.shape != (wire.model_size(model),):
             raise OutboxRefusal(f"{header.kind}: the update has shape {payload.model.shape}")
-        arrays = {} if payload.total is None else dict(payload.total.arrays)
-        if payload.model is not None:
-            arrays[wire.MODEL] = payload.model.astype(np.float64)
+        arrays = _arrays(payload)
         broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
         if broken:
             raise OutboxRefusal(f"{header.kind}: not finite: {', '.join(broken)}")
@@ -202,6 +206,14 @@ class Outbox:
         _write_synced(self.ledger, "ab", (json.dumps(line, sort_keys=True) + "\n").encode())
         _write_head(self.ledger, len(lines) + 1, line["hash"])
         return str(line["hash"])
+
+
+def _arrays(payload: wire.Payload) -> dict[str, NDArray[Any]]:
+    """Return every array of a payload by name."""
+    arrays: dict[str, NDArray[Any]] = {} if payload.total is None else dict(payload.total.arrays)
+    if payload.model is not None:
+        arrays[wire.MODEL] = payload.model
+    return arrays
 
 
 def _describe(payload: wire.Payload) -> list[dict[str, Any]]:

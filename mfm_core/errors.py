@@ -6,6 +6,7 @@
       CheckpointError    a file of weights or sums does not belong here
       BoundaryError      something must not cross the hospital's boundary
         LimitRefusal     the run asks for more than the site's own limits allow
+          OutsideHours   the site works at other hours
         OutboxRefusal    a value is not on the list, not finite or too large
       UpdateRejected     what a site sent fails the server's checks
       TooFewSites        a round cannot be formed from the sites that answered
@@ -88,6 +89,12 @@ class LimitRefusal(BoundaryError):
     """The run asks for more than this site's own limits allow."""
 
     code = "limit"
+
+
+class OutsideHours(LimitRefusal):
+    """The site's limits name other hours of the day."""
+
+    code = "hours"
 
 
 class OutboxRefusal(BoundaryError):

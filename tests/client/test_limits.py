@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
+
 import numpy as np
 import pytest
+from flwr.app import RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.config import LimitsConfig
-from client.limits import check_request, guarded_latent_sum
+from client.limits import check_request, guarded_latent_sum, within_hours
 from mfm_core.config import OntologyConfig
-from mfm_core.errors import LimitRefusal
+from mfm_core.errors import LimitRefusal, OutsideHours
 from mfm_core.latent_sums import latent_sum
 from strategies import wire
 from strategies.answers import SUPPRESSED
@@ -86,3 +89,22 @@ def test_requests_are_refused_before_work() -> None:
     ):
         with pytest.raises(LimitRefusal, match=text):
             check_request(limits, RUN, "train", record)
+
+
+@pytest.mark.parametrize(
+    ("hours", "inside", "outside"),
+    [("08:00-17:00", "08:00", "17:00"), ("18:00-06:00", "23:59", "06:00"),
+     ("18:00-06:00", "00:00", "17:59")],
+)  # fmt: skip
+def test_hours_may_run_over_midnight(hours: str, inside: str, outside: str) -> None:
+    assert within_hours(hours, datetime.time.fromisoformat(inside))
+    assert not within_hours(hours, datetime.time.fromisoformat(outside))
+
+
+def test_outside_its_hours_a_site_says_so_with_a_word_of_its_own() -> None:
+    now = datetime.datetime.now()
+    first, last = now + datetime.timedelta(hours=2), now + datetime.timedelta(hours=3)
+    limits = LimitsConfig(accepted_runs=(RUN,), hours=f"{first:%H:%M}-{last:%H:%M}")
+    with pytest.raises(OutsideHours) as caught:
+        check_request(limits, RUN, "hello", RecordDict())
+    assert caught.value.code == "hours"
