@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -143,6 +144,21 @@ def read_certificate(path: Path) -> Certificate:
         not_after=found.not_valid_after_utc,
         fingerprint=found.fingerprint(hashes.SHA256()).hex(),
     )
+
+
+def issued_by(folder: Path, certificate: bytes) -> bool:
+    """Tell whether the authority of `folder` has signed a PEM certificate.
+
+    Raises:
+        ConfigError: the authority's certificate is missing or damaged.
+    """
+    try:
+        x509.load_pem_x509_certificate(certificate).verify_directly_issued_by(
+            _load(folder / "ca.crt")
+        )
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def certificate_problems(folder: Path, now: datetime.datetime | None = None) -> list[str]:

@@ -16,6 +16,7 @@ from server.certificates import (
     certificate_problems,
     create_authority,
     issue_server_certificate,
+    issued_by,
     read_certificate,
 )
 
@@ -114,3 +115,12 @@ def test_a_key_of_another_authority_is_refused(folder: Path, tmp_path: Path) -> 
     (folder / "ca.key").write_bytes((tmp_path / "other" / "ca.key").read_bytes())
     with pytest.raises(ConfigError, match=r"does not belong to ca\.crt"):
         issue_server_certificate(folder, ["a"])
+
+
+def test_who_issued_a_certificate_is_told(folder: Path, tmp_path: Path) -> None:
+    own = (folder / "server.crt").read_bytes()
+    assert issued_by(folder, own)
+    create_authority(tmp_path / "other", "Other")
+    assert not issued_by(tmp_path / "other", own)
+    assert not issued_by(folder, (tmp_path / "other" / "ca.crt").read_bytes())
+    assert not issued_by(folder, b"nothing")

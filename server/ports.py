@@ -1,0 +1,78 @@
+"""Are the two ports of a consortium free, taken by the consortium itself, or by a stranger?
+
+Who listens is told by the certificate that it shows. What crosses a hospital's boundary: nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+from collections.abc import Iterator
+
+from server.certificates import issued_by
+from server.finding import Finding
+from server.folder import Folder
+from server.hosting import HostingConfig, host_of, port_of
+
+PATIENCE_S = 3.0
+
+
+def check_ports(hosting: HostingConfig, folder: Folder) -> Iterator[Finding]:
+    """Yield one finding for the gateway's port and one for the SuperLink's."""
+    for name, address in (("listen", hosting.listen), ("superlink", hosting.superlink)):
+        yield check_port(name, address, folder)
+
+
+def check_port(name: str, address: str, folder: Folder) -> Finding:
+    """Return who has a port.
+
+    Args:
+        name: of the setting, for the advice.
+        address: IP:port.
+        folder: its certificates tell its own processes from strangers.
+    """
+    reason = why_taken(address)
+    if not reason:
+        return Finding("ports", "ok", f"{name} {address} is free")
+    shown = shown_certificate(address)
+    if shown is None:
+        text = f"{name} {address} cannot be used ({reason})"
+        return Finding("ports", "fail", text, f"stop what listens there, or change {name}")
+    try:
+        own = ssl.PEM_cert_to_DER_cert((folder.authority / "server.crt").read_text("ascii"))
+        ours = issued_by(folder.authority, shown.encode())
+    except (OSError, ValueError):
+        own, ours = b"", False
+    if own and own == ssl.PEM_cert_to_DER_cert(shown):
+        return Finding("ports", "ok", f"{name} {address} is in use by this consortium")
+    if ours:
+        text = f"{name} {address} shows an earlier certificate of this consortium"
+        return Finding("ports", "warn", text, "run `mfm-server stop` and `start`")
+    text = f"{name} {address} is in use by another program"
+    return Finding("ports", "fail", text, f"stop what listens there, or change {name}")
+
+
+def why_taken(address: str) -> str:
+    """Return why nothing can listen at IP:port; empty when it can."""
+    host = host_of(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port_of(address)))
+            probe.listen(1)
+        except OSError as error:
+            return error.strerror or str(error)
+    return ""
+
+
+def shown_certificate(address: str) -> str | None:
+    """Return the PEM certificate that a listener shows; None when it speaks no TLS."""
+    host = host_of(address)
+    if ipaddress.ip_address(host).is_unspecified:
+        host = "::1" if ":" in host else "127.0.0.1"
+    try:
+        return ssl.get_server_certificate((host, port_of(address)), timeout=PATIENCE_S)
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,136 @@
+"""The commented files that people start from: consortium.yaml, run.yaml and a site's site.yaml.
+
+`deploy/examples` shows the first two as they are written here; a test keeps them equal. What
+crosses a hospital's boundary: towards it, in its kit, run.yaml and the template of site.yaml.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from mfm_core.config import OntologyConfig
+from strategies.config import RunConfig
+
+RUN = """\
+# What the whole consortium agreed on. It travels in the app bundle; every message carries its hash.
+name: chest-findings
+seed: 0
+rounds: 40
+ontology:
+  classes: [No Finding, Finding]       # the order is the index; never change it during a run
+  attributes:
+    view: [AP, PA]                     # what may explain a bias; a site leaves out what it lacks
+image: {size_px: 64, channels: 1, fit: pad}
+learning:
+  objective: {beta: 0.03, class_weight: 0.5, cycle_weight: 10}
+  augmentation: {flip_probability: 0}  # the heart lies on the left
+  training: {batch_size: 32, steps_per_round: 40, learning_rate: 0.002}
+aggregation: {kind: fedavg}            # or fedprox with proximal_mu, fedadam, fedyogi
+statistics:
+  refit_head: true
+  bootstrap_replicates: 200            # 0: no intervals, nothing but plain counts leaves
+"""
+
+_CONSORTIUM = """\
+# How this coordinator hosts the consortium. It stays on the coordinator's machine.
+# Sites are not listed here: see `mfm-server site`.
+name: {name}
+address: {address}   # host:port that the hospitals' nodes call
+listen: {listen}   # IP:port of the gateway on this machine; open it in the firewall
+superlink: 127.0.0.1:8000   # Flower's SuperLink; loopback only, never open it
+gateway: auto               # nginx where it is installed, else builtin
+run: run.yaml               # the agreed run; after a change: `mfm-server site kit` for all
+
+# How long to wait for whom. Unset, quorum is more than half of the admitted sites, and the two
+# times follow from the rounds of earlier runs.
+# quorum: 2                 # sites whose replies a round needs; fewer are asked again
+# deadline_s: 3600          # longest wait for the replies of one round, seconds
+# grace_s: 600              # wait for the rest once the quorum is there, seconds
+attempts: 3                 # times a round is asked before the run stops; it can then be resumed
+node_wait_s: 300            # longest wait for sites to appear, seconds
+threads: 1                  # CPU threads of the server process
+"""
+
+_SITE = """\
+# The settings of {name}. This file never leaves the hospital; relative paths start at its folder.
+name: {name}
+run: kit/run.yaml             # this site's own copy of what was agreed
+data:
+  root: images                # folder that file names are relative to
+  manifest: manifest.csv      # one row per image; leave out to read one folder per class
+  columns:                    # which column of the manifest holds what
+    file: file
+    label: label
+    patient: patient_id       # images of one patient are never divided between train and test
+    attributes: {columns}
+  label_mapping:              # this site's words to the consortium's; null leaves a row out
+{labels}
+  attribute_mapping:{values}
+  val_fraction: 0.1
+  test_fraction: 0.2
+limits:                       # no run can widen these
+  accepted_runs:              # hashes of the runs this site takes part in; this is {run} of the kit
+    - "{run_hash}"
+  max_message_mib: 64
+  min_cell_count: 10          # fewest patients of a released cell; smaller ones leave as zeros
+state_folder: state           # cache, ledger, log and received models
+threads: 1
+"""
+
+
+def consortium_text(name: str, address: str) -> str:
+    """Return a commented consortium.yaml that listens on the port of `address`.
+
+    Args:
+        name: of the consortium.
+        address: host:port that sites call.
+    """
+    listen = f"0.0.0.0:{address.rpartition(':')[2]}"
+    return _CONSORTIUM.format(name=_one(name), address=_one(address), listen=_one(listen))
+
+
+def site_text(name: str, run: RunConfig, run_hash: str) -> str:
+    """Return a commented site.yaml in the words of the agreed run.
+
+    Args:
+        name: of the site.
+        run: the agreed run.
+        run_hash: its hash, the only one the site accepts.
+    """
+    ontology = run.ontology
+    return _SITE.format(
+        name=_one(name),
+        columns=_flow({attribute: attribute for attribute in ontology.attributes}),
+        labels="\n".join(f"    {_one(label)}: {_one(label)}" for label in ontology.classes),
+        values=_values(ontology),
+        run=run.name,
+        run_hash=run_hash,
+    )
+
+
+def _values(ontology: OntologyConfig) -> str:
+    """Return the lines of attribute_mapping; `null` is unknown, '*' any other word."""
+    if not ontology.attributes:
+        return " {}"
+    rows = []
+    for attribute, values in ontology.attributes.items():
+        mapping: dict[str, str | None] = {value: value for value in values}
+        rows.append(f"    {_one(attribute)}: {_flow({**mapping, '*': None})}")
+    return "   # null is unknown, '*' is any other word\n" + "\n".join(rows)
+
+
+def _one(text: str) -> str:
+    """Return a text as YAML reads it back: bare where that is safe, else quoted."""
+    bare = yaml.safe_dump(text, allow_unicode=True, width=10_000).removesuffix("...\n").strip()
+    return bare if "\n" not in bare and ": " not in bare else json.dumps(text)
+
+
+def _flow(mapping: Mapping[str, Any]) -> str:
+    dumped = yaml.safe_dump(
+        dict(mapping), default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000
+    )
+    return str(dumped).strip()

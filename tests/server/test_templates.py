@@ -1,0 +1,67 @@
+"""The texts that people start from load as they are, whatever the names in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from client.config import load_site_config
+from mfm_core.config import OntologyConfig, load_yaml
+from server.hosting import HostingConfig
+from server.templates import RUN, consortium_text, site_text
+from strategies.config import RunConfig
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "file.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_run_loads(tmp_path: Path) -> None:
+    assert load_yaml(written(tmp_path, RUN), RunConfig).ontology.classes == (
+        "No Finding",
+        "Finding",
+    )
+
+
+@pytest.mark.parametrize("name", ["North Sea", "yes", "1e3", "no", "0x10", "a-b.c"])
+@pytest.mark.parametrize("address", ["fl.example.org:8443", "10.0.0.7:443", "[2001:db8::1]:8443"])
+def test_consortium_yaml_says_what_it_was_told(tmp_path: Path, name: str, address: str) -> None:
+    found = load_yaml(written(tmp_path, consortium_text(name, address)), HostingConfig)
+    assert (found.name, found.address) == (name, address)
+    assert found.listen == f"0.0.0.0:{address.rpartition(':')[2]}"
+    assert (found.quorum, found.deadline_s, found.grace_s) == (None, None, None)
+
+
+def test_every_setting_is_shown(tmp_path: Path) -> None:
+    text = consortium_text("c", "fl.example.org:8443")
+    assert [name for name in HostingConfig.model_fields if f"{name}:" not in text] == ["poll_s"]
+    for commented in ("quorum", "deadline_s", "grace_s"):
+        text = text.replace(f"# {commented}:", f"{commented}:")
+    found = load_yaml(written(tmp_path, text), HostingConfig)
+    assert (found.quorum, found.deadline_s, found.grace_s) == (2, 3600, 600)
+
+
+@pytest.mark.parametrize(
+    "ontology",
+    [
+        {"classes": ["a", "b"]},
+        {"classes": ["yes", "no", "null", "1"], "attributes": {"view": ["AP", "PA"]}},
+        {"classes": ["a: b", "c #d", "'e'", '"f"', "*", "- g", "größer", "x" * 64]},
+        {
+            "classes": ["a", "b"],
+            "attributes": {"sex": ["F", "M"], "on": ["off", "1.0"], "age": ["<18", "18-60", ">60"]},
+        },
+    ],
+)
+def test_a_site_file_maps_every_word_to_itself(tmp_path: Path, ontology: dict[str, object]) -> None:
+    words = OntologyConfig.model_validate(ontology)
+    run = RunConfig.model_validate({"name": "r", "ontology": words})
+    found = load_site_config(written(tmp_path, site_text("1e3", run, "0" * 64)))
+    assert found.name == "1e3"
+    assert found.data.label_mapping == {label: label for label in words.classes}
+    assert found.data.columns.attributes == {name: name for name in words.attributes}
+    for name, values in words.attributes.items():
+        assert found.data.attribute_mapping[name] == {**{v: v for v in values}, "*": None}
