@@ -1,6 +1,7 @@
 """The commented files that people start from: consortium.yaml, run.yaml and a site's site.yaml.
 
-`deploy/examples` shows the first two as they are written here; a test keeps them equal. What
+`deploy/examples` shows the first two, and the limits of the third, as they are written here; a
+test keeps them equal. What
 crosses a hospital's boundary: towards it, in its kit, run.yaml and the template of site.yaml.
 """
 
@@ -14,6 +15,7 @@ import yaml
 
 from mfm_core.config import OntologyConfig
 from strategies.config import RunConfig
+from strategies.plan import KINDS
 
 RUN = """\
 # What the whole consortium agreed on. It travels in the app bundle; every message carries its hash.
@@ -75,11 +77,21 @@ data:
 limits:                       # no run can widen these
   accepted_runs:              # hashes of the runs this site takes part in; this is {run} of the kit
     - "{run_hash}"
-  max_message_mib: 64
-  min_cell_count: 10          # fewest patients of a released cell; smaller ones leave as zeros
-state_folder: state           # cache, ledger, log and received models
+{limits}state_folder: state           # cache, ledger, log and received models
 threads: 1
 """
+
+LIMITS = f"""\
+  # allowed_kinds: [{", ".join(KINDS)}]
+  max_message_mib: 64
+  min_cell_count: 10          # fewest patients of a released cell; smaller ones leave as zeros
+  manual: false               # true: hold every message until `mfm-client outbox approve`
+  manual_minutes: 720         # longest wait for that person; then it is refused
+  # hours: "18:00-06:00"      # when this site works, local time; left out: always
+  max_minutes: 240            # longest work on one message; then it is ended
+  # max_memory_gib: 8         # largest private memory of the working process
+"""
+"""Every limit of a site at its default; one line is a comment where the default is none."""
 
 
 def consortium_text(name: str, address: str) -> str:
@@ -109,6 +121,7 @@ def site_text(name: str, run: RunConfig, run_hash: str) -> str:
         values=_values(ontology),
         run=run.name,
         run_hash=run_hash,
+        limits=LIMITS,
     )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from client.config import load_site_config
+from client.config import LimitsConfig, load_site_config
 from mfm_core.config import OntologyConfig, load_yaml
 from server.hosting import HostingConfig
-from server.templates import RUN, consortium_text, site_text
+from server.templates import LIMITS, RUN, consortium_text, site_text
 from strategies.config import RunConfig
 
 
@@ -65,3 +66,18 @@ def test_a_site_file_maps_every_word_to_itself(tmp_path: Path, ontology: dict[st
     assert found.data.columns.attributes == {name: name for name in words.attributes}
     for name, values in words.attributes.items():
         assert found.data.attribute_mapping[name] == {**{v: v for v in values}, "*": None}
+
+
+def test_every_limit_of_a_site_is_shown_at_its_default(tmp_path: Path) -> None:
+    run = RunConfig.model_validate({"name": "r", "ontology": {"classes": ["a", "b"]}})
+    text = site_text("n", run, "0" * 64)
+    assert LIMITS in text
+    names = [name for name in LimitsConfig.model_fields if name != "accepted_runs"]
+    assert [name for name in names if f"  {name}:" not in LIMITS.replace("# ", "")] == []
+    assert load_site_config(written(tmp_path, text)).limits == LimitsConfig(
+        accepted_runs=("0" * 64,)
+    )
+    opened = re.sub("^  # ", "  ", text, flags=re.MULTILINE)
+    found = load_site_config(written(tmp_path, opened)).limits
+    assert found.hours == "18:00-06:00" and found.max_memory_gib == 8
+    assert found.allowed_kinds == LimitsConfig.model_fields["allowed_kinds"].default
