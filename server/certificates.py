@@ -231,27 +231,43 @@ def _usage(sign: bool) -> x509.KeyUsage:
 def _write_pair(
     folder: Path, name: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate
 ) -> None:
-    """Write <name>.key, then <name>.crt, each whole or not at all."""
+    """Write <name>.key and <name>.crt; a full disk leaves the pair before, never half of each."""
     folder.mkdir(parents=True, exist_ok=True)
     secret = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    write_secret(folder / f"{name}.key", secret)
     public = certificate.public_bytes(serialization.Encoding.PEM)
-    temporary = folder / f".{name}.crt.part"
-    temporary.write_bytes(public)
-    temporary.replace(folder / f"{name}.crt")
+    parts = [folder / f".{name}.{ending}.part" for ending in ("key", "crt")]
+    try:
+        for part, content, rights in zip(parts, (secret, public), (0o600, 0o644), strict=True):
+            _write_synced(part, content, rights)
+        for part, ending in zip(parts, ("key", "crt"), strict=True):
+            part.replace(folder / f"{name}.{ending}")
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
 
 
 def write_secret(path: Path, content: bytes) -> None:
     """Write a file that only its owner can read, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.unlink(missing_ok=True)
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        _write_synced(part, content, 0o600)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_synced(path: Path, content: bytes, rights: int) -> None:
+    path.unlink(missing_ok=True)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, rights)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = str(path.parent)  # a full disk names no file
+        raise

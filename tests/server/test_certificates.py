@@ -19,6 +19,7 @@ from server.certificates import (
     issued_by,
     read_certificate,
 )
+from tests.server.consortium import fill_the_disk
 
 
 @pytest.fixture
@@ -115,6 +116,17 @@ def test_a_key_of_another_authority_is_refused(folder: Path, tmp_path: Path) -> 
     (folder / "ca.key").write_bytes((tmp_path / "other" / "ca.key").read_bytes())
     with pytest.raises(ConfigError, match=r"does not belong to ca\.crt"):
         issue_server_certificate(folder, ["a"])
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_full_disk_leaves_the_pair_that_was_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    fill_the_disk(monkeypatch, after)
+    with pytest.raises(OSError, match="No space left"):
+        issue_server_certificate(folder, ["a.example.org"])
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_who_issued_a_certificate_is_told(folder: Path, tmp_path: Path) -> None:
