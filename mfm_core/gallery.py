@@ -1,9 +1,9 @@
-"""What a report shows: reconstructions, decoded class means and one sweep per class.
+"""What a report shows: reconstructions, class means, axes of fields, sweeps, methods side by side.
 
 The images are chosen by rule, not by eye: evenly spaced, and for a sweep the image of the class
 whose probability is the median of its class. Source: paper figures 2 and 3.
-What crosses the hospital's boundary: nothing. These are pictures of patients (or of phantoms);
-a coordinator has none and makes the same report with `Pictures(missing=...)`.
+What crosses the hospital's boundary: nothing. `take_pictures` gives pictures of patients (or of
+phantoms); `released_pictures` needs model and atlas only and shows no patient.
 """
 
 from __future__ import annotations
@@ -11,44 +11,55 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 
 from mfm_core.atlas import Atlas
-from mfm_core.augmentation import augment
 from mfm_core.autoencoder import Autoencoder
-from mfm_core.config import AugmentationConfig
+from mfm_core.bias_axes import draw_bias_axis
+from mfm_core.contrasts import contrasts_of, sides_of
 from mfm_core.dataset import ImageSet
-from mfm_core.explanation import class_shift, decode_class_means
+from mfm_core.explanation import METHODS, Explanation, Question, decode_class_means
 from mfm_core.inference import infer
+from mfm_core.reconstruction import RECONSTRUCTIONS, Reconstruction, reconstruct
 from mfm_core.sweep import Pixels, Sweep
 
-RECONSTRUCTIONS = 6
-"""Images in the grid of reconstructions."""
-
-SHOWN_NOISE = AugmentationConfig(
-    rotation_deg=0,
-    scale=0,
-    shift=0,
-    perspective=0,
-    flip_probability=0,
-    brightness=0,
-    blur_sigma_px=0.5,
-    noise_std=0.05,
-    erase_boxes=1,
-    erase_fraction=0.25,
+__all__ = (
+    "RECONSTRUCTIONS",
+    "DrawnAxis",
+    "Pictures",
+    "Reconstruction",
+    "released_pictures",
+    "take_pictures",
 )
-"""What the reconstruction grid does to its inputs: the damage of training, without geometry."""
+
+MOST_SWEEPS = 10
+"""Classes that get a sweep at most; a page of more would be slow to open."""
+
+MOST_METHODS = 5
+"""Classes for which all methods are drawn side by side at most."""
+
+MOST_AXES = 10
+"""Axes of fields that are drawn at most."""
+
+NO_IMAGES = "This report was made where there are no images, so no picture can be drawn."
 
 
 @dataclass(frozen=True)
-class Reconstruction:
-    """One image, what the model was given and what it drew; each `[C, H, W] float32 in [0, 1]`."""
+class DrawnAxis:
+    """What one side of a field looks like, drawn from model and atlas alone.
 
-    original: Pixels
-    input: Pixels
-    reconstruction: Pixels
+    Attributes:
+        attribute: the field.
+        value: the side that is drawn.
+        against: the other side, in words.
+        picture: PNG.
+    """
+
+    attribute: str
+    value: str
+    against: str
+    picture: bytes
 
 
 @dataclass(frozen=True)
@@ -59,15 +70,32 @@ class Pictures:
         reconstructions: rows of the reconstruction grid.
         classes: names of the K classes.
         class_means: `[K, C, H, W] float32 in [0, 1]`, NaN for a class without images, or None.
+        axes: what the recorded fields look like to the model; no patient is shown.
         sweeps: at most one per class.
+        methods: for a few of the same images, what every method says.
         missing: why something above is empty, a sentence for the reader.
     """
 
     reconstructions: tuple[Reconstruction, ...] = ()
     classes: tuple[str, ...] = ()
     class_means: Pixels | None = None
+    axes: tuple[DrawnAxis, ...] = ()
     sweeps: tuple[Sweep, ...] = ()
-    missing: str = "This report was made where there are no images, so no picture can be drawn."
+    methods: tuple[tuple[Explanation, ...], ...] = ()
+    missing: str = NO_IMAGES
+
+
+def released_pictures(model: Autoencoder, atlas: Atlas) -> Pictures:
+    """Return what can be drawn from model and atlas: class means and axes, no patient.
+
+    Raises:
+        CheckpointError: the atlas belongs to another encoder.
+    """
+    return Pictures(
+        classes=tuple(atlas.ontology.classes),
+        class_means=decode_class_means(model, atlas),
+        axes=_draw_axes(model, atlas),
+    )
 
 
 def take_pictures(
@@ -77,7 +105,7 @@ def take_pictures(
 
     Args:
         model: the trained autoencoder.
-        atlas: class means of the same encoder.
+        atlas: class means of the same encoder; with the attribute "site", its axes are drawn too.
         images: images that may be shown to the reader of the report.
         indices: `[M] int64`, usually the test split.
         seed: of the noise on the shown inputs.
@@ -85,16 +113,35 @@ def take_pictures(
     Raises:
         CheckpointError: the atlas belongs to another encoder.
     """
-    sweeps = []
-    for name, index in _typical_images(model, atlas, images, indices):
+    explained: list[list[Explanation]] = []
+    for name, index in _typical_images(model, atlas, images, indices)[:MOST_SWEEPS]:
         image = images.batch(np.array([index]))[0].numpy()
-        sweeps.append(class_shift(model, atlas, image, name))
+        names = list(METHODS) if len(explained) < MOST_METHODS else ["class_shift"]
+        explained.append([METHODS[each](model, atlas, image, Question(name)) for each in names])
     return Pictures(
-        reconstructions=_reconstruct(model, images, indices, seed),
+        reconstructions=reconstruct(model, images, indices, seed),
         classes=tuple(atlas.ontology.classes),
         class_means=decode_class_means(model, atlas),
-        sweeps=tuple(sweeps),
+        axes=_draw_axes(model, atlas),
+        sweeps=tuple(rows[0].sweep for rows in explained if rows[0].sweep is not None),
+        methods=tuple(tuple(rows) for rows in explained[:MOST_METHODS]),
         missing="There was no test image to draw.",
+    )
+
+
+def _draw_axes(model: Autoencoder, atlas: Atlas) -> tuple[DrawnAxis, ...]:
+    """Return a picture of every contrast that has an axis, up to MOST_AXES."""
+    if not atlas.counts.sum():
+        return ()
+    usable = [each for each in contrasts_of(atlas.ontology) if not sides_of(atlas, each).problem]
+    return tuple(
+        DrawnAxis(
+            each.attribute,
+            each.value,
+            each.against,
+            draw_bias_axis(model, atlas, each.attribute, each.value),
+        )
+        for each in usable[:MOST_AXES]
     )
 
 
@@ -113,20 +160,3 @@ def _typical_images(
             order = np.argsort(probabilities[own, label], kind="stable")
             chosen.append((name, int(indices[own[order[(len(own) - 1) // 2]]])))
     return chosen
-
-
-def _reconstruct(
-    model: Autoencoder, images: ImageSet, indices: NDArray[np.int64], seed: int
-) -> tuple[Reconstruction, ...]:
-    if not len(indices):
-        return ()
-    order = np.argsort(images.labels[indices], kind="stable")
-    spaced = np.linspace(0, len(indices) - 1, min(RECONSTRUCTIONS, len(indices))).round()
-    originals = images.batch(indices[order[spaced.astype(np.int64)]])
-    generator = torch.Generator().manual_seed(seed)
-    damaged, _ = augment(originals, SHOWN_NOISE, generator)
-    with torch.inference_mode():
-        mu, _ = model.encode(damaged)
-        drawn = model.decode(mu).clamp(0, 1)
-    rows = zip(originals.numpy(), damaged.numpy(), drawn.numpy(), strict=True)
-    return tuple(Reconstruction(*row) for row in rows)

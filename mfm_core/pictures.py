@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from mfm_core.animation import draw_sweep_gif
 from mfm_core.drawing import DPI, FADED, INK, STYLE, encode_png
-from mfm_core.gallery import Reconstruction
 from mfm_core.question import Explanation
+from mfm_core.reconstruction import Reconstruction
 from mfm_core.sweep import Floats, Pixels, Sweep, describe, percent, signed, title_of
 
 __all__ = (

@@ -20,7 +20,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mfm_core.gallery import Pictures
-from mfm_core.report_page import page_of
+from mfm_core.report_page import Local, page_of
 
 RESULTS, REPORT = "results.json", "report.html"
 
@@ -37,6 +37,25 @@ def write_report(folder: Path, results: Mapping[str, Any], pictures: Pictures) -
     """
     clean = finite(results)
     settings = clean.get("settings") or _read_settings(folder / "run.yaml")
+    path = _write(folder / REPORT, render_report(clean, pictures, settings))
+    write_results(folder, clean)
+    return path
+
+
+def render_report(
+    results: Mapping[str, Any],
+    pictures: Pictures,
+    settings: Mapping[str, Any],
+    local: Local | None = None,
+) -> str:
+    """Return the page.
+
+    Args:
+        results: as RESULTS.md describes; empty on a hospital's page that knows no others.
+        pictures: what to draw.
+        settings: the agreed run, nested; may be empty.
+        local: what a hospital adds to its own page, which then says that it must stay there.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -44,10 +63,8 @@ def write_report(folder: Path, results: Mapping[str, Any], pictures: Pictures) -
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html.j2").render(page_of(clean, pictures, settings))
-    path = _write(folder / REPORT, page)
-    write_results(folder, clean)
-    return path
+    page = page_of(finite(results), pictures, settings, local)
+    return environment.get_template("report.html.j2").render(page)
 
 
 def write_results(folder: Path, results: Mapping[str, Any]) -> Path:

@@ -6,21 +6,27 @@ is empty and the template says why. What crosses the hospital's boundary: nothin
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-
-from mfm_core.charts import Curve, Interval, draw_intervals, draw_rounds
+from mfm_core.charts import Interval, draw_intervals
 from mfm_core.gallery import Pictures
-from mfm_core.metric_table import OWN_METHOD
-from mfm_core.pictures import draw_class_means, draw_reconstructions, draw_sweep
-from mfm_core.sweep import describe, title_of
+from mfm_core.report_parts import part_of_run, part_of_site
+from mfm_core.report_pictures import drawn, embed
+from mfm_core.report_rounds import answered, chart_rounds, missing_lines, round_table, timing_table
+from mfm_core.report_words import (
+    NONE,
+    Cell,
+    Table,
+    counts,
+    duration,
+    ends_of,
+    size,
+    span,
+)
 
 Results = Mapping[str, Any]
-NONE = "–"
-"""Stands where a figure is undefined."""
 
 STATUS = {
     "complete": "Every hospital answered usably in every exchange.",
@@ -35,42 +41,62 @@ BASELINES = {
     "pca_logistic": "logistic regression on principal components of the pixels",
 }
 
-OUTCOMES = {
-    "rejected": "the answer failed the coordinator's checks and was not used",
-    "refused": "the hospital's own limits said no",
-    "error": "the hospital's computer could not do the work",
-    "no-reply": "no answer came in time",
-    "not-sent": "the message could not be delivered",
-}
+STAYS = "This page shows patients of this hospital. It must not leave the hospital."
+OWN = " (this hospital)"
 
 
-def page_of(results: Results, pictures: Pictures, settings: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Local:
+    """What a hospital adds to its own page; none of it may leave.
+
+    Attributes:
+        name: the hospital.
+        metrics: its test figures, see RESULTS.md.
+        audit: content of its audit.json.
+    """
+
+    name: str
+    metrics: Mapping[str, Any]
+    audit: Mapping[str, Any]
+
+
+def page_of(
+    results: Results, pictures: Pictures, settings: Results, local: Local | None = None
+) -> dict[str, Any]:
     """Return everything the template needs.
 
     Args:
-        results: content of results.json.
+        results: content of results.json; for a hospital's page it may be empty.
         pictures: what to draw; parts may be empty.
         settings: the agreed run, nested.
+        local: the hospital whose page it is; None for the page of all.
     """
-    return {
-        "study": str(results.get("study", "run")),
-        "headline": headline(results),
-        "status": str(results.get("status", "unknown")),
-        "status_sentence": STATUS.get(str(results.get("status")), "How the run ended is unknown."),
-        "figures": figures(results),
-        "hospitals": hospital_rows(results),
-        "sites": site_rows(results),
-        "classes": class_rows(results),
-        "baselines": baseline_rows(results),
-        "intervals": _chart_intervals(results),
-        "explanations": explanation_rows(results),
-        "masked": any(row.get("n_masks") for row in results.get("explanations") or ()),
-        **_drawn(pictures),
-        "rounds": round_rows(results),
-        "round_sites": list(results.get("site_names") or ()),
+    shown = results if local is None else with_own_name(results, local.name)
+    status = str(results.get("status", "unknown"))
+    run = part_of_run(shown) if results else None
+    own = None if local is None else part_of_site(local.audit)
+    page = {
+        "study": str(results.get("study") or settings.get("name") or "run"),
+        "run_known": bool(results),
+        "local": local,
+        "stays": STAYS if local else "",
+        "headline": headline(results) if local is None else own_headline(local, results),
+        "status": status if status in STATUS else "unknown",
+        "status_sentence": STATUS.get(status, "How the run ended is unknown."),
+        "figures": figures(results) if local is None else own_figures(local, results),
+        "hospitals": hospital_table(shown),
         "missing_sites": missing_lines(results),
-        "curves": _chart_rounds(results),
-        "timing": timing_rows(results),
+        "sites": site_table(shown),
+        "classes": class_table(results.get("pooled")),
+        "own_classes": class_table(local.metrics) if local else None,
+        "baselines": baseline_table(results),
+        "intervals": _chart_intervals(shown),
+        "run": run,
+        "own": own,
+        **drawn(pictures),
+        "rounds": round_table(results),
+        "curves": chart_rounds(results),
+        "timing": timing_table(results),
         "settings": flatten(settings),
         "hashes": [
             (label, str(results[key]))
@@ -82,6 +108,20 @@ def page_of(results: Results, pictures: Pictures, settings: Mapping[str, Any]) -
             if results.get(key)
         ],
     }
+    return {**page, "glance": glance(shown, run, own)}
+
+
+def with_own_name(results: Results, name: str) -> Results:
+    """Return results in which one hospital's rows say that they are its own."""
+
+    def renamed(found: Mapping[str, Any] | None) -> dict[str, Any]:
+        return {f"{k}{OWN}" if k == name else k: v for k, v in (found or {}).items()}
+
+    audit = results.get("audit")
+    changed = {**results, "per_site": renamed(results.get("per_site")), "own_name": name}
+    if audit:
+        changed["audit"] = {**audit, "per_site": renamed(audit.get("per_site"))}
+    return changed
 
 
 def headline(results: Results) -> str:
@@ -95,7 +135,7 @@ def headline(results: Results) -> str:
     classes = len((results.get("pooled") or {}).get("per_class") or ())
     task = f" the {classes} classes" if classes else " the classes"
     test = f"On {results['n_test']} test images" if results.get("n_test") else "On test images"
-    auc = span({"value": results["macro_auc"], **_ends(results.get("macro_auc_interval"))})
+    auc = span({"value": results["macro_auc"], **ends_of(results.get("macro_auc_interval"))})
     text += f" {test} it tells{task} apart with a macro AUC of {auc}."
     alone = [_value(row, "macro_auc") for row in _baselines(results, "local")]
     known = [value for value in alone if value is not None]
@@ -104,12 +144,26 @@ def headline(results: Results) -> str:
     return text
 
 
+def own_headline(local: Local, results: Results) -> str:
+    """Return what the model does at one hospital, in one or two sentences."""
+    metrics = local.metrics
+    classes = len(metrics.get("per_class") or ())
+    n = (metrics.get("ssim") or {}).get("n", 0)
+    auc = span(metrics.get("macro_auc"))
+    text = f"On {n} test images of {local.name} the model tells the {classes} classes apart "
+    text += f"with a macro AUC of {auc}." if auc.value != NONE else "with no defined macro AUC."
+    if results.get("macro_auc") is not None:
+        pooled = {"value": results["macro_auc"], **ends_of(results.get("macro_auc_interval"))}
+        text += f" On those of all hospitals together it reaches {span(pooled)}."
+    return text
+
+
 def figures(results: Results) -> list[tuple[str, str, str]]:
     """Return the large figures at the top: label, value, remark."""
     rows = []
     for key, label in (("macro_auc", "Macro AUC"), ("reconstruction_ssim", "Redrawn, SSIM")):
         if results.get(key) is not None:
-            ends = _ends(results.get(f"{key}_interval"))
+            ends = ends_of(results.get(f"{key}_interval"))
             known = ends.get("low") is not None
             remark = f"{ends['low']:.3f} to {ends['high']:.3f}" if known else ""
             rows.append((label, f"{results[key]:.3f}", remark))
@@ -125,8 +179,57 @@ def figures(results: Results) -> list[tuple[str, str, str]]:
     return rows
 
 
-def site_rows(results: Results) -> list[list[Cell]]:
-    """Return name, n, AUC, AP, F1, accuracy and SSIM of all hospitals and of each."""
+def own_figures(local: Local, results: Results) -> list[tuple[str, str, str]]:
+    """Return the large figures of one hospital's page."""
+    rows = []
+    for key, label in (("macro_auc", "Macro AUC here"), ("ssim", "Redrawn here, SSIM")):
+        cell = span(local.metrics.get(key))
+        if cell.value != NONE:
+            rows.append((label, cell.value, cell.interval.replace("–", " to ")))
+    images = (local.metrics.get("ssim") or {}).get("n")
+    patients = local.audit.get("test_patients")
+    if images:
+        rows.append(("Test images", str(images), f"of {patients} patients" if patients else ""))
+    if results.get("macro_auc") is not None:
+        rows.append(("All hospitals", f"{results['macro_auc']:.3f}", "macro AUC"))
+    return rows
+
+
+def glance(
+    results: Results, run: Mapping[str, Any] | None, own: Mapping[str, Any] | None
+) -> list[tuple[str, str, str]]:
+    """Return anchor, name and one sentence of every answer on the page, one hospital's first."""
+    lines: list[tuple[str, str, str]] = list(own["glance"]) if own else []
+    if own:
+        return lines
+    if results.get("pooled"):
+        lines.append(("performance", "Performance", _spread(results)))
+    lines += run["glance"] if run else []
+    missing = len(missing_lines(results))
+    if results.get("rounds_table"):
+        text = f"{missing} answers are missing in the training rounds; see which and why."
+        lines.append(("hospitals", "Hospitals", text if missing else "All answered every round."))
+    return lines
+
+
+def _spread(results: Results) -> str:
+    """Return the weakest class, and how far the hospitals lie apart."""
+    rows = (results.get("pooled") or {}).get("per_class") or ()
+    known = [row for row in rows if (row.get("auc") or {}).get("value") is not None]
+    text = ""
+    if known:
+        worst = min(known, key=lambda row: row["auc"]["value"])
+        text = f"Weakest class: {worst['class']}, AUC {span(worst['auc'])}. "
+    per_site = [(n, _value(m, "macro_auc")) for n, m in (results.get("per_site") or {}).items()]
+    ranked = sorted((value, name) for name, value in per_site if value is not None)
+    if len(ranked) > 1:
+        (low, last), (high, first) = ranked[0], ranked[-1]
+        text += f"Hospitals range from {low:.3f} ({last}) to {high:.3f} ({first})."
+    return text.strip() or "No test figure is defined."
+
+
+def site_table(results: Results) -> Table | None:
+    """Return n, AUC, AP, F1, accuracy and SSIM of all hospitals and of each."""
     named = [("All together", results.get("pooled"))]
     named += list((results.get("per_site") or {}).items())
     keys = ("macro_auc", "macro_ap", "macro_f1", "accuracy", "ssim")
@@ -135,172 +238,85 @@ def site_rows(results: Results) -> list[list[Cell]]:
         if metrics:
             n = (metrics.get("ssim") or metrics.get("macro_auc") or {}).get("n", NONE)
             rows.append([Cell(str(name)), Cell(str(n)), *(span(metrics.get(key)) for key in keys)])
-    return rows
+    head = ("", "images", "macro AUC", "macro AP", "macro F1", "accuracy", "SSIM")
+    return Table(head, rows, strong=frozenset({0})) if rows else None
 
 
-def hospital_rows(results: Results) -> list[list[str]]:
-    """Return name, patients, images per split, and classes and attributes in words."""
+def hospital_table(results: Results) -> Table | None:
+    """Return who answered how often, who held what, and what was sent."""
+    known = {str(row["name"]): row for row in results.get("hospitals") or ()}
+    withheld = (results.get("latent_sums") or {}).get("suppressed_cells") or {}
+    names = list(dict.fromkeys([*(results.get("site_names") or ()), *known]))
     rows = []
-    for row in results.get("hospitals") or ():
-        splits = " / ".join(str(row.get(split, NONE)) for split in ("train", "val", "test"))
-        attributes = (row.get("attributes") or {}).items()
-        words = [f"{name}: {_counts(values)}" for name, values in attributes]
-        name, patients = str(row["name"]), str(row.get("patients", NONE))
-        rows.append([name, patients, splits, _counts(row.get("classes") or {}), "; ".join(words)])
-    return rows
+    for name in names:
+        row, said = known.get(name, {}), answered(results, name)
+        own = OWN if name == results.get("own_name") else ""
+        cells = [Cell(f"{name}{own}"), Cell(said[0]), Cell(said[1])]
+        cells.append(Cell(str(withheld.get(name, NONE))))
+        if known:
+            splits = " / ".join(str(row.get(split, NONE)) for split in ("train", "val", "test"))
+            held = (row.get("attributes") or {}).items()
+            words = [f"{field}: {counts(values)}" for field, values in held]
+            cells += [Cell(str(row.get("patients", NONE))), Cell(splits)]
+            cells += [Cell(counts(row.get("classes") or {})), Cell("; ".join(words))]
+        rows.append(cells)
+    more = ("patients", "images: train / val / test", "classes", "circumstances")
+    head = ("", "answered rounds", "sent in training", "small cells withheld")
+    words_in = frozenset({6, 7}) if known else frozenset[int]()
+    return Table((*head, *(more if known else ())), rows, words=words_in) if rows else None
 
 
-def class_rows(results: Results) -> list[list[Cell]]:
+def class_table(metrics: Mapping[str, Any] | None) -> Table | None:
     """Return the paper's Table 1: class, AUC, AP, F1, rate, and n."""
     rows = []
-    for row in (results.get("pooled") or {}).get("per_class") or ():
+    for row in (metrics or {}).get("per_class") or ():
         rate = NONE if row.get("rate") is None else f"{row['rate']:.3f}"
         spans = [span(row.get(key)) for key in ("auc", "ap", "f1")]
         n = Cell(str(row.get("n", NONE)))
         rows.append([Cell(str(row["class"])), *spans, Cell(rate), n])
-    return rows
+    return Table(("class", "AUC", "AP", "F1", "rate", "images"), rows) if rows else None
 
 
-def baseline_rows(results: Results) -> list[list[Cell]]:
+def baseline_table(results: Results) -> Table | None:
     """Return name, what it is, AUC, AP, F1 and SSIM, the federated model first."""
     keys = ("macro_auc", "macro_ap", "macro_f1", "ssim")
     rows = list(results.get("baselines") or ())
     if not rows:
-        return []
+        return None
     pooled = results.get("pooled") or {}
     first = [Cell("This run"), Cell("hospitals together")]
     table = [[*first, *(span(pooled.get(key)) for key in keys)]]
     for row in rows:
         words = BASELINES.get(str(row.get("kind")), str(row.get("kind", "")))
         table.append([Cell(str(row["name"])), Cell(words), *(span(row.get(key)) for key in keys)])
-    return table
-
-
-def explanation_rows(results: Results) -> list[list[str]]:
-    """Return one row a class: how far its explanations can be believed.
-
-    Places (IoU, pointing) are those of the class shift, the method whose pictures are shown.
-    """
-    keys = ("spearman", "strictly_monotone", "flip_rate", "flip_alpha", "cycle", "ssim")
-    rows = []
-    for row in results.get("explanations") or ():
-        places = [(row.get(key) or {}).get(OWN_METHOD) for key in ("iou", "pointing")]
-        figures = [*(row.get(key) for key in keys), *places]
-        shown = [number((figure or {}).get("value")) for figure in figures]
-        rows.append([str(row["class"]), str(row.get("n", NONE)), *shown])
-    return rows
-
-
-def round_rows(results: Results) -> list[dict[str, Any]]:
-    """Return per round: number, loss, validation AUC, and per site what it sent or why not."""
-    names = list(results.get("site_names") or ())
-    rows = []
-    for line in results.get("rounds_table") or ():
-        sites, sent = line.get("sites") or {}, line.get("bytes") or {}
-        cells = []
-        for name in names:
-            outcome = str(sites.get(name, "not asked"))
-            good = outcome == "ok"
-            cells.append((size(sent.get(name, 0)) if good else outcome, good))
-        rows.append(
-            {
-                "round": line.get("round", NONE),
-                "loss": number(_loss(line), 3),
-                "auc": number((line.get("val") or {}).get("macro_auc"), 3),
-                "seconds": f"{line['seconds']:.1f}" if line.get("seconds") is not None else NONE,
-                "cells": cells,
-            }
-        )
-    return rows
-
-
-def missing_lines(results: Results) -> list[str]:
-    """Return one sentence per hospital and round that is missing, and why."""
-    names = list(results.get("site_names") or ())
-    lines = []
-    for line in results.get("rounds_table") or ():
-        for name in names:
-            outcome = str((line.get("sites") or {}).get(name, "not asked"))
-            if outcome != "ok":
-                word = outcome.partition(":")[0]
-                why = OUTCOMES.get(word, "it could not be reached when the round began")
-                lines.append(f"Round {line.get('round')}: {name} is missing ({outcome}): {why}.")
-    return lines
-
-
-def timing_rows(results: Results) -> list[tuple[str, str]]:
-    """Return phase and time."""
-    return [(str(k), duration(v)) for k, v in (results.get("timing") or {}).items()]
+    head = ("model", "what it is", "macro AUC", "macro AP", "macro F1", "SSIM")
+    return Table(head, table, strong=frozenset({0}), words=frozenset({1}))
 
 
 def flatten(settings: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
-    """Return nested settings as rows of dotted path and value."""
+    """Return nested settings as rows of dotted path and value; what is not set says so."""
     rows: list[tuple[str, str]] = []
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
             rows.extend(flatten(value, f"{path}{key}."))
         else:
-            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            rows.append((f"{path}{key}", shown))
+            rows.append((f"{path}{key}", _setting(value)))
     return rows
 
 
-class Cell(NamedTuple):
-    """One table cell: the value, and the interval that stands small below it (or nothing)."""
-
-    value: str
-    interval: str = ""
-
-    def __str__(self) -> str:
-        """Return `0.953 (0.931–0.970)`."""
-        return f"{self.value} ({self.interval})" if self.interval else self.value
-
-
-def span(estimate: Mapping[str, Any] | None) -> Cell:
-    """Return the cell of an estimate; a dash where it is undefined."""
-    if not estimate or estimate.get("value") is None:
-        return Cell(NONE)
-    if estimate.get("low") is None or estimate.get("high") is None:
-        return Cell(f"{estimate['value']:.3f}")
-    return Cell(f"{estimate['value']:.3f}", f"{estimate['low']:.3f}–{estimate['high']:.3f}")
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """Return a number with fixed digits, or a dash."""
-    return NONE if value is None else f"{value:.{digits}f}"
-
-
-def size(count: float) -> str:
-    """Return bytes in MB or kB (powers of ten)."""
-    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds, minutes or hours."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _counts(counts: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items() if count)
-
-
-def _ends(interval: Sequence[float | None] | None) -> dict[str, float | None]:
-    low, high = interval if interval else (None, None)
-    return {"low": low, "high": high}
+def _setting(value: Any) -> str:
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value == {} else str(value)
 
 
 def _value(row: Results, key: str) -> float | None:
     value = (row.get(key) or {}).get("value")
     return None if value is None else float(value)
-
-
-def _loss(line: Results) -> float | None:
-    loss = line.get("loss")
-    if isinstance(loss, Mapping):
-        loss = loss.get("loss")
-    return None if loss is None else float(loss)
 
 
 def _baselines(results: Results, kind: str) -> list[Results]:
@@ -317,43 +333,4 @@ def _chart_intervals(results: Results) -> str | None:
         if auc.get("value") is not None:
             low, high = auc.get("low"), auc.get("high")
             rows.append(Interval(str(name), group, auc["value"], low, high))
-    return _embed(draw_intervals(rows, "Macro AUC on test images")) if rows else None
-
-
-def _chart_rounds(results: Results) -> str | None:
-    lines = [line for line in results.get("rounds_table") or () if line.get("round")]
-    curves = []
-    for name, values in (
-        ("training loss", [_loss(line) for line in lines]),
-        ("validation macro AUC", [(line.get("val") or {}).get("macro_auc") for line in lines]),
-        ("validation SSIM", [(line.get("val") or {}).get("ssim") for line in lines]),
-    ):
-        pairs = zip(lines, values, strict=True)
-        known = [(line["round"], value) for line, value in pairs if value is not None]
-        if len(known) > 1:
-            curves.append(Curve(name, [pair[0] for pair in known], [pair[1] for pair in known]))
-    return _embed(draw_rounds(curves, "Over the rounds")) if curves else None
-
-
-def _drawn(pictures: Pictures) -> dict[str, Any]:
-    rows, means = pictures.reconstructions, pictures.class_means
-    shown = means if means is not None and np.isfinite(means).any() else None
-    return {
-        "no_pictures": pictures.missing,
-        "reconstructions": _embed(draw_reconstructions(rows)) if rows else None,
-        "class_means": (
-            None if shown is None else _embed(draw_class_means(shown, pictures.classes))
-        ),
-        "sweeps": [
-            {
-                "name": sweep.target,
-                "picture": _embed(draw_sweep(sweep)),
-                "alt": f"{title_of(sweep)}. {' '.join(describe(sweep))}",
-            }
-            for sweep in pictures.sweeps
-        ],
-    }
-
-
-def _embed(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    return embed(draw_intervals(rows, "Macro AUC on test images")) if rows else None

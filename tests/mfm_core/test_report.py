@@ -14,7 +14,8 @@ from mfm_core.explanation_sums import explanation_figures, explanation_sum
 from mfm_core.gallery import Pictures, take_pictures
 from mfm_core.inference import infer
 from mfm_core.report import finite, write_report, write_results
-from mfm_core.report_page import missing_lines, span
+from mfm_core.report_rounds import missing_lines
+from mfm_core.report_words import span
 from tests.mfm_core.blob_world import CLASSES, blob_world
 
 SITES = ("north", "harbour")
@@ -93,6 +94,8 @@ def results() -> dict:
             explanation_sum(world.model, world.atlas, world.images, rows, world.masks, per_class=1),
             world.ontology,
         ),
+        "mitigation": None,
+        "audit": None,
         "rounds_table": rounds,
         "timing": {"train": 4.5, "evaluate": 0.5},
     }
@@ -145,17 +148,18 @@ class Reader(HTMLParser):
         return " ".join(word for word in self.words if word)
 
 
-def test_the_page_holds_every_part(page, results):
+def test_the_page_holds_every_part(page, results, pictures):
     reader = Reader(page.read_text(encoding="utf-8"))
     text = reader.text
-    assert "Left out" not in text
+    assert text.count("Left out") == 5, text
+    assert "without an audit" in text and "without heads that leave an attribute out" not in text
     assert "2 hospitals trained one model together in 3 rounds" in text
     assert "not a medical device" in text
     for word in (*CLASSES, *SITES, "north alone", "4.70 MB", "cd" * 32, "ab" * 32, "model. widths"):
         assert word in text, word
     value = results["pooled"]["macro_ap"]["value"]
     assert f"{value:.3f}" in text
-    assert len(reader.images) == 4 + len(CLASSES)
+    assert len(reader.images) == 4 + len(CLASSES) * 2 + len(pictures.axes)
     assert all(image["alt"] for image in reader.images)
 
 
@@ -183,7 +187,7 @@ def test_a_coordinator_without_images_gets_the_same_page_without_pictures(result
         k: v for k, v in results.items() if k not in ("baselines", "explanations", "hospitals")
     }
     reader = Reader(write_report(tmp_path, known, Pictures()).read_text(encoding="utf-8"))
-    assert reader.text.count("Left out: This report was made where there are no images") == 2
+    assert reader.text.count("Left out: This report was made where there are no images") == 3
     assert "no comparison was computed" in reader.text
     assert "explanations were not scored" in reader.text
     assert "2 hospitals trained" in reader.text and len(reader.images) == 2

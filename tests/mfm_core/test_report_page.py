@@ -1,5 +1,3 @@
-import pytest
-
 from mfm_core import report_page as page
 
 AUC = {"value": 0.9512, "low": 0.93, "high": 0.971, "n": 40}
@@ -32,64 +30,48 @@ def test_estimates_without_interval_or_value():
 
 def test_settings_are_flattened_by_dotted_path():
     rows = page.flatten({"a": {"b": [1, 2], "c": {}}, "d": None})
-    assert rows == [("a.b", "1, 2"), ("a.c", "{}"), ("d", "None")]
-
-
-@pytest.mark.parametrize(
-    ("outcome", "reason"),
-    [
-        ("no-reply", "no answer came in time"),
-        ("refused:limit", "limits said no"),
-        ("error:2", "could not do the work"),
-        ("rejected:norm", "was not used"),
-        ("not-sent", "could not be delivered"),
-    ],
-)
-def test_every_outcome_has_a_reason(outcome, reason):
-    line = {"round": 4, "sites": {"a": "ok", "b": outcome}}
-    (text,) = page.missing_lines({"site_names": ["a", "b"], "rounds_table": [line]})
-    assert text.startswith(f"Round 4: b is missing ({outcome})") and reason in text
-
-
-def test_a_site_that_was_not_asked_is_missing_too():
-    results = {"site_names": ["a", "b"], "rounds_table": [{"round": 1, "sites": {"a": "ok"}}]}
-    assert "b is missing (not asked): it could not be reached" in page.missing_lines(results)[0]
-    cells = page.round_rows(results)[0]["cells"]
-    assert cells == [("0 kB", True), ("not asked", False)]
+    assert rows == [("a.b", "1, 2"), ("a.c", "none"), ("d", "not set")]
 
 
 def test_baselines_start_with_the_run_itself():
     results = {"pooled": {"macro_auc": AUC}, "baselines": [{"name": "n", "kind": "pooled"}]}
-    rows = page.baseline_rows(results)
+    rows = page.baseline_table(results).rows
     assert [row[0].value for row in rows] == ["This run", "n"]
     assert rows[0][2].value == "0.951" and rows[1][1].value == "all images in one place"
-    assert page.baseline_rows({"pooled": {"macro_auc": AUC}}) == []
+    assert page.baseline_table({"pooled": {"macro_auc": AUC}}) is None
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(4.6, "5 s"), (131, "2 min"), (9000, "2.5 h")]
-)  # fmt: skip
-def test_durations(seconds, text):
-    assert page.duration(seconds) == text
+def test_a_hospital_reads_its_own_figure_first():
+    metrics = {"macro_auc": AUC, "ssim": {"n": 16}, "per_class": [{}, {}]}
+    local = page.Local("north", metrics, {})
+    text = page.own_headline(local, {"macro_auc": 0.9, "macro_auc_interval": [0.8, 0.95]})
+    assert text.startswith("On 16 test images of north the model tells the 2 classes apart")
+    assert text.index("0.951") < text.index("0.900 (0.800–0.950)")
+    undefined = page.Local("north", {**metrics, "macro_auc": {"value": None}}, {})
+    assert "no defined macro AUC" in page.own_headline(undefined, {})
 
 
-def test_bytes_are_in_powers_of_ten():
-    assert (page.size(5_531_000), page.size(2048)) == ("5.53 MB", "2 kB")
+def test_a_hospital_finds_itself_in_the_tables_of_all():
+    results = {"per_site": {"a": {"macro_auc": AUC}, "b": {"macro_auc": AUC}}, "site_names": ["a"]}
+    shown = page.with_own_name({**results, "audit": {"per_site": {"a": {}}}}, "a")
+    assert list(shown["per_site"]) == ["a (this hospital)", "b"]
+    assert list(shown["audit"]["per_site"]) == ["a (this hospital)"]
+    assert page.hospital_table(shown).rows[0][0].value == "a (this hospital)"
+    assert list(results["per_site"]) == ["a", "b"]
 
 
-def test_curves_need_two_rounds():
-    line = {"round": 1, "loss": {"loss": 1.0}, "val": {"macro_auc": 0.5}}
-    assert page.page_of({"rounds_table": [line]}, page.Pictures(), {})["curves"] is None
-    both = {"rounds_table": [line, {**line, "round": 2}]}
-    assert page.page_of(both, page.Pictures(), {})["curves"].startswith("data:image/png;base64,")
+def test_only_a_hospitals_page_has_the_words_that_it_must_stay():
+    local = page.Local("north", {}, {})
+    assert page.page_of({}, page.Pictures(), {}, local)["stays"] == page.STAYS
+    assert page.page_of({"study": "x"}, page.Pictures(), {})["stays"] == ""
 
 
-def test_explanations_show_the_class_shift_and_dashes_for_what_nobody_knows():
-    none = {"value": None, "low": None, "high": None, "n": 0, "goal": None, "met": None}
-    known = {**none, "value": 0.456, "n": 4}
-    row = {
-        "class": "effusion", "n": 4, "spearman": known, "flip_rate": none,
-        "iou": {"class_shift": known, "grad_cam": none}, "pointing": {"class_shift": none},
-    }  # fmt: skip
-    (shown,) = page.explanation_rows({"explanations": [row]})
-    assert shown == ["effusion", "4", "0.46", "–", "–", "–", "–", "–", "0.46", "–"]
+def test_the_glance_names_the_weakest_class_and_the_ends():
+    weak, strong = {**AUC, "value": 0.7}, AUC
+    per_class = [{"class": "good", "auc": strong}, {"class": "poor", "auc": weak}]
+    sites = {"a": {"macro_auc": weak}, "b": {"macro_auc": strong}}
+    results = {"pooled": {"per_class": per_class}, "per_site": sites, "rounds_table": [{}]}
+    lines = page.glance(results, None, None)
+    assert lines[0][:2] == ("performance", "Performance")
+    assert "Weakest class: poor" in lines[0][2] and "0.700 (a) to 0.951 (b)" in lines[0][2]
+    assert lines[1] == ("hospitals", "Hospitals", "All answered every round.")
