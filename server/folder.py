@@ -30,6 +30,8 @@ from server.certificates import create_authority, issue_server_certificate, writ
 from server.whole_file import write_whole
 
 LOCK_WAIT_S = 5.0
+"""A change takes about a second; who waits longer is told who holds the folder."""
+
 SECRET_BYTES = 32
 
 
@@ -168,14 +170,14 @@ def _fill(folder: Folder, consortium: str, run: str, names: tuple[str, ...]) -> 
 
 
 @contextlib.contextmanager
-def locked(folder: Folder, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+def locked(folder: Folder) -> Iterator[None]:
     """Hold the folder for one change; the kernel frees it when this process ends, however.
 
     Raises:
-        ConfigError: somebody else holds it after `wait_s` seconds.
+        ConfigError: somebody else still holds it after `LOCK_WAIT_S` seconds.
     """
     with (folder.root / ".lock").open("a+", encoding="utf-8") as file:
-        stop_at = time.monotonic() + wait_s
+        stop_at = time.monotonic() + LOCK_WAIT_S
         while not _take(file.fileno()):
             if time.monotonic() >= stop_at:
                 file.seek(0)

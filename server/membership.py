@@ -97,13 +97,16 @@ def find_site(folder: Folder, name: str) -> SiteRecord:
     """Return one site.
 
     Raises:
-        ConfigError: there is none of this name, or its file is damaged.
+        ConfigError: there is none of this name, or its file is damaged or another site's.
     """
     path = _path_of(folder, name)
     if not path.is_file():
         known = ", ".join(sorted(found.stem for found in folder.sites.glob("*.json"))) or "none"
         raise ConfigError(name, [f"is no site of this consortium; its sites: {known}"])
-    return read_json(path, SiteRecord, RESTORE)
+    site = read_json(path, SiteRecord, RESTORE)
+    if site.name != name:
+        raise ConfigError(str(path), [f"is the file of {site.name!r}; {RESTORE}"])
+    return site
 
 
 def admitted_names(folder: Folder) -> tuple[str, ...]:

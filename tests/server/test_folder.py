@@ -109,18 +109,21 @@ def test_a_folder_of_something_else_is_told_how_to_begin(tmp_path: Path) -> None
         open_folder(tmp_path)
 
 
-def test_two_changes_never_meet_and_a_killed_one_frees_the_folder(tmp_path: Path) -> None:
+def test_two_changes_never_meet_and_a_killed_one_frees_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.folder.LOCK_WAIT_S", 0.2)
     folder = make_consortium(tmp_path / "consortium")
     command = [sys.executable, "-c", HOLD, str(folder.root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
         began = time.monotonic()
-        with pytest.raises(ConfigError, match=f"process {other.pid}"), locked(folder, 0.2):
+        with pytest.raises(ConfigError, match=f"process {other.pid}"), locked(folder):
             pytest.fail("two hold one folder")
         assert time.monotonic() - began < 5
         other.send_signal(signal.SIGKILL)
         other.wait()
-        with locked(folder, 5):
+        with locked(folder):
             pass
 
 
@@ -128,5 +131,5 @@ def test_a_change_frees_the_folder_for_the_next(tmp_path: Path) -> None:
     folder = make_consortium(tmp_path / "consortium")
     with locked(folder):
         pass
-    with locked(folder, 0):
+    with locked(folder):
         pass

@@ -193,7 +193,10 @@ def _race(root: Path, request: Path, answers: multiprocessing.Queue[str]) -> Non
         answers.put(str(error))
 
 
-def test_of_two_coordinators_at_once_one_admits_a_key(folder: Folder, tmp_path: Path) -> None:
+def test_of_many_coordinators_at_once_one_admits_a_key(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.folder.LOCK_WAIT_S", 60.0)
     key, fork = new_key(), multiprocessing.get_context("fork")
     answers: multiprocessing.Queue[str] = fork.Queue()
     requests = [write_request(tmp_path, name, key) for name in ("south", "west", "east")]
@@ -211,7 +214,7 @@ def test_of_two_coordinators_at_once_one_admits_a_key(folder: Folder, tmp_path: 
 def test_a_held_folder_is_not_changed(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.folder.locked.__wrapped__.__defaults__", (0.0,))
+    monkeypatch.setattr("server.folder.LOCK_WAIT_S", 0.0)
     request, before = write_request(tmp_path, "south"), contents(folder.root)
     changes = (
         lambda: admit(folder, request),
@@ -219,7 +222,7 @@ def test_a_held_folder_is_not_changed(
         lambda: remove(folder, "north"),
         lambda: renew_kits(folder),
     )
-    with locked(folder, 0):
+    with locked(folder):
         for change in changes:
             with pytest.raises(ConfigError, match=f"process {os.getpid()}"):
                 change()
@@ -250,6 +253,10 @@ def test_a_copied_site_file_is_found(folder: Folder) -> None:
     shutil.copy(folder.sites / "north.json", folder.sites / "south.json")
     with pytest.raises(ConfigError, match=r"south\.json is the file of 'north'"):
         read_sites(folder)
+    before = contents(folder.root)
+    with pytest.raises(ConfigError, match="is the file of 'north'"):
+        suspend(folder, "south")
+    assert contents(folder.root) == before
     record = json.loads((folder.sites / "north.json").read_text()) | {"name": "south"}
     (folder.sites / "south.json").write_text(json.dumps(record))
     with pytest.raises(ConfigError, match="north and south have one key"):
@@ -285,3 +292,12 @@ def test_kits_follow_a_changed_run(folder: Folder, tmp_path: Path) -> None:
     assert [kit.name for kit in renew_kits(folder)] == ["north"]
     assert kit_problems(folder, hosting, "north", agreed) == []
     assert kit_problems(folder, hosting, "south", agreed)
+
+
+def test_a_copy_without_its_empty_folders_works(tmp_path: Path) -> None:
+    folder = make_consortium(tmp_path / "consortium")
+    for place in (folder.sites, folder.kits, folder.runs, folder.superlink):
+        place.rmdir()
+    assert read_sites(folder) == ()
+    admit(folder, write_request(tmp_path, "north"))
+    assert admitted_names(folder) == ("north",)
