@@ -1,0 +1,320 @@
+"""A run from its submission to its end: complete, degraded or failed, never anything between.
+
+Submitting writes the effective settings and the staged app into the run's folder and hands the app
+to Flower. Following reads what the ServerApp writes (progress.json, rounds.jsonl) and asks Flower
+only when nothing moves. A ServerApp that ended without saying why (killed, or out of memory) is
+started again from its last state, twice at most; one that failed in words is not.
+What crosses a hospital's boundary: the app bundle and run.yaml, towards it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from mfm_core.config import canonical_hash, dump_yaml
+from mfm_core.errors import ConfigError, RunFailed
+from server.config import ConsortiumConfig
+from server.flower import FlowerRun
+from server.hosting import write_consortium
+from server.journal import PROGRESS, ROUNDS, STATES, read_lines, write_json
+from server.waiting import RUN_FILE
+from strategies.bundle import bundle_hash, stage_bundle
+from strategies.config import RunConfig
+from strategies.plan import plan_of
+
+SUBMISSION = "submission.json"
+RESULTS = "server.json"
+BUNDLE = "bundle"
+
+LOOK_S = 1.0
+ASK_S = 15.0
+"""Flower is asked about a run only when nothing has moved for so long: a call takes seconds."""
+
+PENDING_LIMIT_S = 600.0
+RESTARTS = 2
+
+Status = Literal["complete", "degraded", "failed"]
+
+
+class Engine(Protocol):
+    """The part of `server.flower.Flower` that is needed here."""
+
+    def run(self, app: Path, settings: Mapping[str, str | bool]) -> int:
+        """Submit an app and return the run's id."""
+
+    def find_run(self, run_id: int) -> FlowerRun:
+        """Return what Flower knows of a run."""
+
+    def stop(self, run_id: int) -> None:
+        """Stop a run."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to be submitted.
+
+    Attributes:
+        folder: its run folder.
+        app: the staged app.
+        run_hash: identity of the agreed run.
+        bundle_hash: SHA-256 (hex) of the bundle Flower will build from `app`.
+        settings: the effective consortium file.
+        run: the agreed run.
+    """
+
+    folder: Path
+    app: Path
+    run_hash: str
+    bundle_hash: str
+    settings: Path
+    run: RunConfig
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended.
+
+    Attributes:
+        status: complete, degraded (a model, but somebody was missing) or failed (no model).
+        message: in words.
+        missing: site name to what went wrong, e.g. {"south": ("train 3 no-reply",)}.
+        results: the figures of server.json; empty when failed.
+    """
+
+    status: Status
+    message: str
+    missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
+
+
+def prepare(
+    folder: Path, run: RunConfig, config: ConsortiumConfig, *, resume: bool = False
+) -> Prepared:
+    """Write run.yaml, consortium.yaml and the staged app into a run's folder.
+
+    Args:
+        folder: the run's folder, made here.
+        run: the agreed run.
+        config: the effective settings, from `server.hosting.consortium_of`.
+        resume: go on in a folder that holds a state.
+
+    Raises:
+        ConfigError: the folder holds a run already.
+    """
+    if not resume and any((folder / STATES).glob("state-*.safetensors")):
+        reason = "holds this run already; go on with `mfm-server resume`, or choose --name"
+        raise ConfigError(str(folder), [reason])
+    folder.mkdir(parents=True, exist_ok=True)
+    dump_yaml(run, folder / RUN_FILE)
+    settings = write_consortium(config, folder)
+    app = stage_bundle(run, folder / BUNDLE)
+    return Prepared(folder, app, canonical_hash(run), bundle_hash(app), settings, run)
+
+
+def submit(prepared: Prepared, engine: Engine, *, resume: bool) -> int:
+    """Hand a run to Flower, note it in submission.json and return Flower's run id.
+
+    progress.json is written anew first, so that nobody takes the end of an earlier start for the
+    end of this one.
+
+    Raises:
+        RunFailed: Flower did not take it.
+    """
+    _note(prepared, "submitted", "handed to Flower")
+    settings: dict[str, str | bool] = {"server-config": str(prepared.settings), "resume": resume}
+    try:
+        run_id = engine.run(prepared.app, settings)
+    except RunFailed as error:
+        _note(prepared, "failed", str(error))
+        raise
+    earlier = read_submission(prepared.folder)
+    content = {
+        "run": prepared.folder.name,
+        "run_hash": prepared.run_hash,
+        "bundle_hash": prepared.bundle_hash,
+        "flower_runs": [*earlier.get("flower_runs", []), str(run_id)],
+        "submitted_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    write_json(prepared.folder / SUBMISSION, content)
+    return run_id
+
+
+def _note(prepared: Prepared, phase: str, text: str) -> None:
+    run = prepared.run
+    content = {"phase": phase, "round": 0, "rounds": run.rounds, "step": 0, "message": text}
+    write_json(prepared.folder / PROGRESS, {**content, "steps": len(plan_of(run))})
+
+
+def read_submission(folder: Path) -> dict[str, Any]:
+    """Return submission.json; empty when the run was never handed over."""
+    return _read(folder / SUBMISSION)
+
+
+def last_flower_run(folder: Path) -> int | None:
+    """Return Flower's id of a run's last start, None when there was none."""
+    runs = read_submission(folder).get("flower_runs") or [None]
+    return None if runs[-1] is None else int(runs[-1])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    return {}
+
+
+def read_ending(folder: Path) -> Ending | None:
+    """Return how the run in a folder ended, None while it has not (or was never begun)."""
+    progress = _read(folder / PROGRESS)
+    if progress.get("phase") == "failed":
+        return Ending("failed", str(progress.get("message", "")), missing_sites(folder))
+    results = _read(folder / RESULTS)
+    if progress.get("phase") != "done" or not results:
+        return None
+    status: Status = "complete" if results.get("status") == "complete" else "degraded"
+    missing = missing_sites(folder) if status == "degraded" else {}
+    return Ending(status, str(progress.get("message", "")), missing, results)
+
+
+def missing_sites(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Return what went wrong at which site, from the ledger; empty when all answered always."""
+    found: dict[str, tuple[str, ...]] = {}
+    try:
+        rows = [
+            (site, f"{line['phase']} {line['round'] or ''}".strip(), outcome)
+            for line in read_lines(folder)
+            for site, outcome in line["sites"].items()
+            if outcome != "ok"
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    for site, where, outcome in rows:
+        found[site] = (*found.get(site, ()), f"{where} {outcome}")
+    return found
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was last seen of a run: its progress, and the ledger lines already told."""
+
+    stamp: int
+    lines: int
+    progress: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Follower:
+    """Follows one run until it ends.
+
+    Args:
+        prepared: the run.
+        engine: Flower.
+        tell: called with every new ledger line and with None and the newest progress.
+        hosted: tells whether the consortium still runs.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        engine: Engine,
+        tell: Callable[[dict[str, Any] | None, Mapping[str, Any]], None],
+        hosted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.prepared, self.engine, self.tell, self.hosted = prepared, engine, tell, hosted
+        self.restarts = 0
+        self._seen = Seen(-1, 0)
+
+    @property
+    def folder(self) -> Path:
+        """Return the run's folder."""
+        return self.prepared.folder
+
+    def start(self, *, resume: bool) -> Ending:
+        """Submit the run and follow it to its end.
+
+        Raises:
+            RunFailed: Flower did not take it, or the consortium was stopped.
+        """
+        with contextlib.suppress(OSError, ValueError):
+            self._seen = Seen(-1, len(read_lines(self.folder)))
+        return self.follow(submit(self.prepared, self.engine, resume=resume))
+
+    def follow(self, run_id: int) -> Ending:
+        """Follow a run that Flower has; return its ending.
+
+        Raises:
+            RunFailed: the consortium was stopped meanwhile.
+        """
+        begun = moved = time.monotonic()
+        while True:
+            if self._look():
+                moved = time.monotonic()
+                if (ending := read_ending(self.folder)) is not None:
+                    return ending
+            if time.monotonic() - moved > ASK_S:
+                ending, run_id = self._ask(run_id, time.monotonic() - begun)
+                if ending is not None:
+                    return ending
+                moved = time.monotonic()
+            time.sleep(LOOK_S)
+
+    def _look(self) -> bool:
+        """Tell what is new; return whether progress.json moved."""
+        for line in self._new_lines():
+            self.tell(line, self._seen.progress)
+        try:
+            stamp = (self.folder / PROGRESS).stat().st_mtime_ns
+        except OSError:
+            return False
+        if stamp == self._seen.stamp:
+            return False
+        self._seen = replace(self._seen, stamp=stamp, progress=_read(self.folder / PROGRESS))
+        self.tell(None, self._seen.progress)
+        return True
+
+    def _new_lines(self) -> Iterator[dict[str, Any]]:
+        if not (self.folder / ROUNDS).is_file():
+            return
+        with contextlib.suppress(OSError, ValueError):
+            lines = read_lines(self.folder)
+            known = min(self._seen.lines, len(lines))  # a resumed run cuts its ledger back
+            self._seen = replace(self._seen, lines=len(lines))
+            yield from lines[known:]
+
+    def _ask(self, run_id: int, waited_s: float) -> tuple[Ending | None, int]:
+        """Ask Flower why nothing moves; return an ending, or the id of the run to go on with."""
+        if not self.hosted():
+            raise RunFailed(
+                "the consortium was stopped; `mfm-server start`, then `mfm-server resume` goes on "
+                "from the last finished exchange"
+            )
+        try:
+            found = self.engine.find_run(run_id)
+        except RunFailed:
+            return None, run_id  # the SuperLink may be starting again
+        if found.status == "pending" and waited_s > PENDING_LIMIT_S:
+            self.engine.stop(run_id)
+            text = "Flower did not start the server app; see superlink/logs/superexec.log"
+            return Ending("failed", text), run_id
+        if not found.finished:
+            return None, run_id
+        self._look()
+        if (ending := read_ending(self.folder)) is not None:
+            return ending, run_id
+        return self._ended_silently(found)
+
+    def _ended_silently(self, found: FlowerRun) -> tuple[Ending | None, int]:
+        stopped = found.status.endswith("stopped")
+        if stopped or self.restarts >= RESTARTS:
+            how = "was stopped" if stopped else f"ended {self.restarts + 1} times without a word"
+            text = f"the server app {how} ({found.details or found.status}); resume the run"
+            return Ending("failed", text, missing_sites(self.folder)), found.run_id
+        self.restarts += 1
+        self.tell(None, {"phase": "restart", "message": found.details or found.status})
+        return None, submit(self.prepared, self.engine, resume=True)
