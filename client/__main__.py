@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import click
 import typer
 
+from client import commands_report
 from mfm_core.errors import MfmError, system_refusal
 
 app = typer.Typer(
@@ -29,6 +30,9 @@ EXPLAIN_METHODS = (
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+app.add_typer(commands_report.app)
 
 
 @app.callback()

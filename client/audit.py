@@ -133,7 +133,13 @@ def audit_site(request: Request, show: Callable[[int, int], None] | None = None)
         CheckpointError: there is no model or atlas yet, or they do not belong together.
         DataError: no labelled test image, or a part that was asked for by name cannot be made.
     """
-    opened = open_audit(request)
+    return audit_opened(open_audit(request), request, show)
+
+
+def audit_opened(
+    opened: Opened, request: Request, show: Callable[[int, int], None] | None = None
+) -> Audited:
+    """Write what `audit_site` writes, of a site that is open already."""
     out = request.out or opened.config.state_folder / "audit"
     made: dict[str, Any] = {}
     parts = request.parts or PARTS
@@ -250,7 +256,7 @@ def audit_bias(opened: Opened, out: Path) -> dict[str, Any]:
     """
     atlas, site = opened.atlas, ""
     try:
-        atlas = here_or_elsewhere(atlas, _own_cells(opened))
+        atlas = here_or_elsewhere(atlas, own_cells(opened))
     except (ConfigError, DataError) as error:
         site = f"this site was not compared with the others: {'; '.join(error.problems)}"
     ranking = [row.to_dict() for row in rank_biases(atlas, opened.heads[FINAL_HEAD])]
@@ -262,7 +268,7 @@ def audit_bias(opened: Opened, out: Path) -> dict[str, Any]:
     return {"ranking": ranking, "flips": flips, "site": site}
 
 
-def _own_cells(opened: Opened) -> Any:
+def own_cells(opened: Opened) -> Any:
     """Return this site's latent sum as it was released for the atlas."""
     images, train = opened.images, opened.images.select("train")
     cells = (images.labels[train], images.attributes[train], images.patients[train])

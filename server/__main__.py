@@ -15,13 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from mfm_core.errors import ConfigError, MfmError, system_refusal
-from server import commands_folder, commands_site
+from server import commands_folder, commands_report, commands_site
 from server.journal import PROGRESS, read_lines
 
 app = typer.Typer(
     help="Coordinate a federated run.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 app.add_typer(commands_folder.app)
+app.add_typer(commands_report.app)
 app.add_typer(commands_site.app, name="site")
 
 
