@@ -300,7 +300,7 @@ def train_heads(request: Request) -> Reply:
         )
         for method in before
     }
-    found = head_round_sum(before, after, len(chosen))
+    found = head_round_sum(before, after, data.images)
     return Reply(len(chosen), wire.Payload(total=found))
 
 
@@ -314,10 +314,14 @@ def test_final(request: Request) -> Reply:
 
 
 def store_atlas(request: Request) -> Reply:
-    """Write model, atlas and mitigated heads into the state folder; reply with nothing."""
+    """Write model, atlas and mitigated heads into the state folder; reply with nothing.
+
+    Heads that an earlier run left are of another encoder: they go before the model changes.
+    """
     site, folder = request.site, request.site.config.state_folder
     model, run = site.load(request.weights), site.run
     encoder, latent = encoder_hash(model), part_of(request.total, LATENT)
+    (folder / HEADS_FILE).unlink(missing_ok=True)
     save_model(folder / FINAL, model, site.config_hash, run.ontology)
     save_atlas(folder / ATLAS, atlas_from(latent, run.ontology, encoder, site.config_hash))
     if run.mitigation.attribute is not None:

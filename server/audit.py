@@ -12,7 +12,7 @@ from typing import Any
 
 from mfm_core.atlas import Atlas
 from mfm_core.bias import rank_biases
-from mfm_core.contrasts import with_sites
+from mfm_core.contrasts import SITE, with_sites
 from mfm_core.explanation_sums import explanation_figures
 from mfm_core.flips import flip_figures
 from mfm_core.head import Head
@@ -47,9 +47,12 @@ def audit_figures(run: RunConfig, total: Sum) -> dict[str, Any]:
 def bias_rows(atlas: Atlas, cells: Mapping[str, Sum], head: Head) -> list[dict[str, Any]]:
     """Return the ranking of possible biases, the site itself among the fields.
 
+    Where the agreed attributes have one of the name "site", that one is ranked in its place.
+
     Args:
         atlas: of all sites' latent sums.
-        cells: per site "class.count" `[K]` and "class.sum" `[K, L]`.
+        cells: per site that released latent sums "class.count" `[K]` and "class.sum" `[K, L]`.
         head: the one in use.
     """
-    return [row.to_dict() for row in rank_biases(with_sites(atlas, cells), head)]
+    full = atlas if SITE in atlas.ontology.attributes else with_sites(atlas, cells)
+    return [row.to_dict() for row in rank_biases(full, head)]

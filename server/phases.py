@@ -360,7 +360,8 @@ class Audit(Asking):
             name: {key: noted[key] for key in found} for name, noted in pooled.of_site.items()
         }
         atlas, head = pooled_atlas(self.run, state, ""), head_of(self.run, state.weights)
-        cells = {name: part_of(state.sums[SITE_CELLS], name) for name in per_site}
+        released = sorted({name.partition("/")[0] for name in state.sums[SITE_CELLS].arrays})
+        cells = {name: part_of(state.sums[SITE_CELLS], name) for name in released}
         biases = bias_rows(atlas, cells, head)
         facts = {"pooled": found, "per_site": per_site, "biases": biases}
         return replace(state, facts={**state.facts, "audit": facts}), {}

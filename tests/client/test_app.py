@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,21 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from client.app import app
+from client.app import Request, app, store_atlas, train_heads
+from client.audit_counts import open_kept
+from client.limits import guarded_latent_sum
 from client.outbox import read_ledger
-from client.site import close_sites, open_site
+from client.site import HEADS_FILE, Site, close_sites, open_site
 from mfm_core.checkpoint import flat_weights, weight_schema
 from mfm_core.config import canonical_hash, dump_yaml
+from mfm_core.head import Head
+from mfm_core.head_files import save_heads
+from mfm_core.inference import infer
+from mfm_core.sums import Sum
 from strategies import wire
-from strategies.answers import answer_of
+from strategies.answers import CHOSEN, LATENT, answer_of, joined, request_schema
 from strategies.code_hash import code_hash
+from strategies.config import MitigationConfig
 from strategies.plan import MESSAGE_TYPES, Kind
 from strategies.rounds import FAILED, REFUSED
 from tests.server.hospitals import RUN, lay_out, site_config
@@ -205,3 +213,34 @@ def test_a_mean_image_of_few_patients_does_not_leave(
         return
     assert refusal(reply) == (REFUSED, "limit")
     assert "12 patients" in (folder / "state" / "north" / "site.log").read_text()
+
+
+def head_request(site: Site, kind: Kind, number: int = 0) -> Request:
+    """Return a checked message of weights, latent sums and heads of zeros."""
+    schema, train = request_schema(site.run, kind), site.images.select("train")
+    assert schema is not None
+    images = site.images
+    cells = (images.labels[train], images.attributes[train], images.patients[train])
+    latent = guarded_latent_sum(infer(site.model, images, train).mu, cells, site.run.ontology, 1)
+    arrays = {name: np.zeros(shape) for name, shape in schema} | joined({LATENT: latent}).arrays
+    return Request(site, kind, number, wire.Payload(flat_weights(site.model), Sum(arrays)))
+
+
+def test_a_site_weighs_as_many_images_as_its_heads_learn_from(tmp_path: Path) -> None:
+    site = open_site(lay_out(tmp_path, ("north",)) / "sites" / "0.yaml")
+    request, train = head_request(site, "mitigate", 1), site.images.select("train")
+    labels = site.images.labels.copy()
+    labels[train[:4]] = -1
+    site.__dict__["images"] = replace(site.images, labels=labels)
+    total = train_heads(request).payload.total
+    assert total is not None and total.schema == answer_of(RUN, "mitigate").total
+    assert total["images"].tolist() == [len(train) - 4]
+
+
+def test_heads_of_an_earlier_run_do_not_outlive_its_model(tmp_path: Path) -> None:
+    run = RUN.model_copy(update={"mitigation": MitigationConfig()})
+    site = open_site(lay_out(tmp_path, ("north",), run) / "sites" / "0.yaml")
+    state, old = site.config.state_folder, Head(np.eye(2, dtype=np.float32), np.zeros(2))
+    save_heads(state / HEADS_FILE, {"leace": old}, "0" * 64, "view")
+    store_atlas(head_request(site, "atlas"))
+    assert set(open_kept(state, site.config_hash).heads) == {CHOSEN}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mfm_core.atlas import atlas_from
+from mfm_core.config import OntologyConfig
 from mfm_core.head import Head
 from mfm_core.latent_sums import latent_sum
 from mfm_core.sums import Sum
@@ -40,3 +41,13 @@ def test_a_site_whose_pictures_differ_is_a_field_of_the_ranking() -> None:
     assert total is not None
     first, *_ = bias_rows(atlas_from(total, RUN.ontology, ""), cells, head)
     assert first["attribute"] == "site" and first["flagged"] and first["encoded_auc"] > 0.9
+
+
+def test_a_recorded_attribute_of_the_name_site_is_ranked_in_place_of_the_sites() -> None:
+    rng = np.random.default_rng(0)
+    ontology = OntologyConfig(classes=("a", "b"), attributes={"site": ("ward", "clinic")})
+    labels, wards = np.arange(200) % 2, rng.integers(0, 2, (200, 1))
+    total = latent_sum(rng.normal(size=(200, 4)), labels, wards, np.arange(200), ontology)
+    head = Head(np.eye(2, 4, dtype=np.float32), np.zeros(2, dtype=np.float32))
+    rows = bias_rows(atlas_from(total, ontology, ""), {"north": total}, head)
+    assert {(row["attribute"], row["value"]) for row in rows} == {("site", "ward")}

@@ -12,6 +12,7 @@ from mfm_core.head import SHRINKAGES
 from mfm_core.latent_sums import latent_sum
 from mfm_core.sums import Sum
 from server.phases import (
+    Audit,
     Heads,
     LatentSums,
     Training,
@@ -115,3 +116,14 @@ def test_too_few_patients_end_the_phase_with_what_to_do(counts: tuple[float, flo
     phase = LatentSums(RUN, Step("latent_sums"))
     with pytest.raises(DataError, match="lower min_cell_count"):
         phase.finish(first_state(RUN), Pooled(2, None, total, {}))
+
+
+def test_a_site_that_joins_only_the_audit_does_not_end_the_run(released: RunState) -> None:
+    phase = Audit(RUN, Step("audit"))
+    schema = answer_of(RUN, "audit").total
+    assert schema is not None
+    nobody = Sum({name: np.zeros(shape) for name, shape in schema})
+    noted = {"late": phase.note(nobody, 0)}
+    state, _ = phase.finish(released, Pooled(0, None, nobody, noted))
+    assert set(state.facts["audit"]["per_site"]) == {"late"}
+    assert {row["attribute"] for row in state.facts["audit"]["biases"]} == {"view"}
