@@ -7,9 +7,9 @@ most once in the row of a class, and in the last row once per metric (which of t
 there is drawn). Each row is a sample of patients, from which `figure_of` draws intervals.
 
 Which image, which question and every random number follow from the pixels and the seed, not from
-the place in a list: sums of two sites are the sum over their pooled images wherever `per_class`
-takes all of them. Cells (one metric in one row) of fewer than `smallest` patients stay at the site
-as zeros and are counted; what a small class would have added to the last row stays as well.
+the place in a list: with one seed, sums of two sites are the sum over their pooled images wherever
+`per_class` takes all of them. Cells (one metric in one row) of fewer than `smallest` patients stay
+at the site as zeros and are counted; what they would have added to the last row stays as well.
 
 Source: paper section 2.5.2; metrics and goals are ours.
 What crosses the hospital's boundary: "scored" `[K + 1]` patients per row, "suppressed" `[K + 1]`
@@ -49,7 +49,8 @@ class Extent(TypedDict, total=False):
     Attributes:
         per_class: at most this many patients of a class and of the others; 8 if not given. Fewer
             than `smallest` keep all figures of maps at the site: they rest on the class alone.
-        seed: of the choice and of everything random; the same at all sites. 0 if not given.
+        seed: of the choice and of everything random; 0 if not given. With seeds of their own,
+            sites draw heads and labels of their own for the sanity checks.
         smallest: cells of fewer patients stay at the site; 1 (no cell) if not given.
     """
 
@@ -159,15 +160,20 @@ def _histograms(found: list[dict[int, Scores]], ontology: OntologyConfig, smalle
     for label in range(last):
         rows = [scores[label] for scores in found if label in scores]
         _fill(total, metrics, label, rows, smallest)
-    released = np.flatnonzero(total["scored"][:last])
-    together = []
-    for patient in found:
-        merged: Scores = {}
-        for label, scores in patient.items():
-            merged |= scores if label in released else {}
-        together += [merged] if merged else []
-    _fill(total, metrics, last, together, smallest)
+    together = [_released(scores, total) for scores in found]
+    _fill(total, metrics, last, [scores for scores in together if scores], smallest)
     return total
+
+
+def _released(patient: dict[int, Scores], total: Sum) -> Scores:
+    """Return what a patient adds to the last row: of each label what its own row shows.
+
+    A metric that a row withholds would otherwise be the last row less the other rows.
+    """
+    merged: Scores = {}
+    for label, scores in patient.items():
+        merged |= {name: value for name, value in scores.items() if total[name][label].any()}
+    return merged
 
 
 def _fill(

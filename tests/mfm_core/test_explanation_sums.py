@@ -176,6 +176,21 @@ def test_a_class_that_is_held_back_adds_nothing_to_the_last_row(quick):
         assert np.array_equal(total[metric.name][-1], total[metric.name][0])
 
 
+def test_a_withheld_cell_is_not_the_last_row_less_the_other_rows(monkeypatch):
+    def few_maps(bench, case):
+        return {"cycle": 0.1} | ({"deletion.class_shift": case.seed % 9 / 10} if case.own else {})
+
+    monkeypatch.setattr(explanation_sums, "score_case", few_maps)
+    labels = blob_world().images.labels
+    chosen = np.concatenate([np.flatnonzero(labels == k)[:n] for k, n in enumerate((3, 12, 12))])
+    total = scored(chosen, smallest=6)
+    maps = total["deletion.class_shift"].sum(axis=1)
+    assert total["scored"][0] >= 6 and maps[0] == 0 and maps[1:3].min() >= 6
+    assert np.array_equal(
+        total["deletion.class_shift"][3], total["deletion.class_shift"][1:3].sum(0)
+    )
+
+
 def test_no_images_and_unlabelled_images_give_the_empty_sum():
     world = blob_world()
     unlabelled = replace(world.images, labels=np.full(len(world.images), -1))
