@@ -14,10 +14,13 @@ asinh((s - s0) / 0.5) over s0 +- 40, s0 = -log(K - 1); scores in one bin count h
 `score_bins` says how many: 12 x 32 fine and 32 coarse for 5 classes and 7 values (1.5 MB in all),
 12 x 8 and 8 for 15 classes (3.7 MB). The fine ones hold the totals and give the figures; the
 coarse ones exist for each of 20 random groups of patients and give the intervals
-(`intervals`: delete-a-group jackknife), moved by fine minus coarse. Each class's scores, the
-decisions and the confidences draw groups of their own, so that no patient's numbers in one
-table can be tied to those in another by the group. A group's own table may hold one patient of a
-cell: `smallest` guards the cell over all groups, not the single group.
+(`intervals`: delete-a-group jackknife), moved by fine minus coarse. For each attribute, each
+class's scores, the decisions and the confidences draw groups of their own, so that no patient's
+numbers in one table can be tied to those in another by the group. A group's own table may hold one
+patient of a cell: `smallest` guards the cell over all groups, not the single group. Nor does it
+guard against a comparison of attributes: an image that is alone in its fine bin, or in its cell of
+decisions, among its class is alone there in every attribute's table, and its values can be put
+side by side. Only noise would help.
 
 Source: design section 10; Glocker et al. 2023 (matched mix); Naeini et al. 2015 (calibration
 error, 10 even bins). What crosses the hospital's boundary: histograms, decisions and calibration
@@ -120,7 +123,7 @@ def subgroup_sum(
         total["suppressed"][mine] = hidden & (counts > 0)
         total["patients"][mine] = np.where(hidden, 0, counts)
         shown = np.flatnonzero((cell >= 0) & ~hidden.ravel()[np.maximum(cell, 0)])
-        seen.add(total, shown, first + values[shown, column])
+        seen.add(total, shown, first + values[shown, column], column)
     return Sum(total)
 
 
@@ -170,20 +173,24 @@ class _Seen:
         confidence = np.exp(log_p.max(axis=1, initial=-np.inf))
         self.excess = confidence - (self.decided == true)
         self.level = np.minimum((confidence * CONFIDENCE_BINS).astype(np.int64), 9)
-        draws = [np.random.default_rng((seed, table)) for table in range(logits.shape[1] + 2)]
-        self.groups = np.stack([draw.permutation(people)[who] % GROUPS for draw in draws])
+        self.seed, self.people, self.who = seed, people, who
 
-    def add(self, total: dict[str, Array], rows: Rows, value: Rows) -> None:
-        """Count the images at `rows`, each in its value's place, into the tables."""
+    def groups(self, column: int, table: int) -> Rows:
+        """Return `[N]` each image's group, drawn anew for each attribute and table."""
+        draw = np.random.default_rng((self.seed, column, table))
+        return draw.permutation(self.people)[self.who] % GROUPS
+
+    def add(self, total: dict[str, Array], rows: Rows, value: Rows, column: int) -> None:
+        """Count the images at `rows`, each in its value's place, into an attribute's tables."""
         true, classes = self.true[rows], self.bins.shape[1]
         for k in range(classes):
-            place, group = self.bins[rows, k], self.groups[k, rows]
+            place, group = self.bins[rows, k], self.groups(column, k)[rows]
             _count(total["scores"][:, k], (value, true, place))
             coarse = place // self.ratio
             _count(total["group.scores"][:, :, k], (group, value, true, coarse))
-        decided, group = self.decided[rows], self.groups[classes, rows]
+        decided, group = self.decided[rows], self.groups(column, classes)[rows]
         _count(total["group.decisions"], (group, value, true, decided))
-        where = (self.groups[classes + 1, rows], value, true, self.level[rows])
+        where = (self.groups(column, classes + 1)[rows], value, true, self.level[rows])
         _count(total["group.excess"], where, self.excess[rows])
 
 

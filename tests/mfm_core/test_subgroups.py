@@ -97,8 +97,18 @@ def test_a_group_says_nothing_that_links_a_patients_numbers():
     total = Cohort().sum(seed=3)
     by_class = total["group.scores"].sum(axis=(1, 4))  # group, score of class, true class
     assert not np.array_equal(by_class[:, 0], by_class[:, 1])
-    sizes = total["group.decisions"].sum(axis=(1, 2, 3)) / len(ATTRIBUTES)
+    sizes = total["group.decisions"][:, :2].sum(axis=(1, 2, 3))
     assert sizes.min() >= 2 * (300 // 20) and sizes.max() <= 2 * (300 // 20 + 1)
+
+
+def test_groups_of_one_attribute_say_nothing_of_another():
+    """Were a group the same patients in each attribute, its margins over the values would agree."""
+    total = Cohort().sum(seed=3)
+    for name in ("group.scores", "group.decisions", "group.excess"):
+        view, sex = (total[name][:, rows].sum(axis=1) for rows in (slice(0, 2), slice(2, 4)))
+        assert np.allclose(view.sum(axis=0), sex.sum(axis=0))
+        same = (np.abs(view - sex).reshape(20, -1).max(axis=1) < 1e-9).sum()
+        assert same == 0, name
 
 
 def test_intervals_follow_the_seed_and_figures_do_not():
