@@ -29,6 +29,7 @@ from mfm_core.errors import ConfigError
 from mfm_core.explanation_sums import explanation_figures, explanation_sum
 from mfm_core.gallery import Pictures, take_pictures
 from mfm_core.report import finite, write_report
+from server.report import atlas_with_sites
 from simulation.baselines import pool
 from simulation.compare import load_results
 from simulation.config import PhantomSource, StudyConfig
@@ -185,7 +186,8 @@ def explain(study: StudyConfig, folder: Path) -> tuple[list[dict[str, Any]], Pic
     many = study.explained_per_class
     total = explanation_sum(model, atlas, images, rows, masks, per_class=many)
     scores = explanation_figures(total, atlas.ontology)
-    return scores, take_pictures(model, atlas, images, rows)
+    pictured = atlas_with_sites(folder, atlas.encoder_hash)
+    return scores, take_pictures(model, pictured, images, rows)
 
 
 def read_masks(
