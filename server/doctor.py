@@ -77,8 +77,11 @@ def _findings(folder: Folder, now: datetime.datetime) -> Iterator[Finding]:
 
 
 def _problems(part: str, error: MfmError, advice: str) -> Iterator[Finding]:
-    for text in getattr(error, "problems", (str(error),)):
-        yield Finding(part, "fail", text, advice)
+    if not isinstance(error, ConfigError):
+        yield Finding(part, "fail", str(error), advice)
+        return
+    for text in error.problems:
+        yield Finding(part, "fail", f"{Path(error.subject).name}: {text}", advice)
 
 
 def check_certificates(

@@ -1,6 +1,7 @@
 """Are the two ports of a consortium free, taken by the consortium itself, or by a stranger?
 
-Who listens is told by the certificate that it shows. What crosses a hospital's boundary: nothing.
+Who listens is told by the certificate that it shows. Also: is the gateway there that was asked for?
+ What crosses a hospital's boundary: nothing.
 """
 
 from __future__ import annotations
@@ -9,19 +10,33 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Iterator
+from typing import Literal
 
 from server.certificates import issued_by
 from server.finding import Finding
 from server.folder import Folder
 from server.hosting import HostingConfig, host_of, port_of
+from server.superlink import find_nginx
 
 PATIENCE_S = 3.0
 
 
 def check_ports(hosting: HostingConfig, folder: Folder) -> Iterator[Finding]:
-    """Yield one finding for the gateway's port and one for the SuperLink's."""
+    """Yield one finding for each port, the gateway's and the SuperLink's, and one for its program."""
     for name, address in (("listen", hosting.listen), ("superlink", hosting.superlink)):
         yield check_port(name, address, folder)
+
+    yield check_gateway(hosting.gateway)
+
+
+def check_gateway(wanted: Literal["auto", "nginx", "builtin"]) -> Finding:
+    """Return which program will stand before the SuperLink, and whether it is installed."""
+    nginx = find_nginx()
+    if wanted == "nginx" and nginx is None:
+        advice = "install nginx, or set gateway: builtin"
+        return Finding("ports", "fail", "gateway: nginx is not installed", advice)
+    chosen = nginx if nginx is not None and wanted != "builtin" else "builtin"
+    return Finding("ports", "ok", f"gateway: {chosen}")
 
 
 def check_port(name: str, address: str, folder: Folder) -> Finding:

@@ -43,7 +43,7 @@ _CONSORTIUM = """\
 name: {name}
 address: {address}   # host:port that the hospitals' nodes call
 listen: {listen}   # IP:port of the gateway on this machine; open it in the firewall
-superlink: 127.0.0.1:8000   # Flower's SuperLink; loopback only, never open it
+superlink: {superlink}   # Flower's SuperLink; loopback only, never open it
 gateway: auto               # nginx where it is installed, else builtin
 run: run.yaml               # the agreed run; after a change: `mfm-server site kit` for all
 
@@ -101,8 +101,13 @@ def consortium_text(name: str, address: str) -> str:
         name: of the consortium.
         address: host:port that sites call.
     """
-    listen = f"0.0.0.0:{address.rpartition(':')[2]}"
-    return _CONSORTIUM.format(name=_one(name), address=_one(address), listen=_one(listen))
+    port = address.rpartition(":")[2]
+    return _CONSORTIUM.format(
+        name=_one(name),
+        address=_one(address),
+        listen=_one(f"0.0.0.0:{port}"),
+        superlink=f"127.0.0.1:{8001 if port == '8000' else 8000}",
+    )
 
 
 def site_text(name: str, run: RunConfig, run_hash: str) -> str:

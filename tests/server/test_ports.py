@@ -8,9 +8,11 @@ import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from server import ports
 from server.certificates import issue_server_certificate
 from server.folder import Folder
 from server.hosting import load_hosting
@@ -87,4 +89,21 @@ def test_an_address_of_another_machine_is_a_failure(folder: Folder) -> None:
 
 def test_both_ports_are_looked_at(folder: Folder) -> None:
     found = list(check_ports(load_hosting(folder), folder))
-    assert [finding.text.split()[0] for finding in found] == ["listen", "superlink"]
+    assert [finding.text.split()[0] for finding in found] == ["listen", "superlink", "gateway:"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "nginx", "level", "text"),
+    [
+        ("nginx", None, "fail", "gateway: nginx is not installed"),
+        ("auto", None, "ok", "gateway: builtin"),
+        ("auto", "/usr/sbin/nginx", "ok", "gateway: /usr/sbin/nginx"),
+        ("builtin", "/usr/sbin/nginx", "ok", "gateway: builtin"),
+    ],
+)
+def test_the_gateway_that_was_asked_for_must_be_there(
+    wanted: Any, nginx: str | None, level: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ports, "find_nginx", lambda: nginx)
+    found = ports.check_gateway(wanted)
+    assert (found.level, found.text) == (level, text) and bool(found.advice) == (level == "fail")

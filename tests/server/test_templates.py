@@ -28,7 +28,7 @@ def test_the_run_loads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["North Sea", "yes", "1e3", "no", "0x10", "a-b.c"])
-@pytest.mark.parametrize("address", ["fl.example.org:8443", "10.0.0.7:443", "[2001:db8::1]:8443"])
+@pytest.mark.parametrize("address", ["fl.example.org:8443", "10.0.0.7:8000", "[2001:db8::1]:8443"])
 def test_consortium_yaml_says_what_it_was_told(tmp_path: Path, name: str, address: str) -> None:
     found = load_yaml(written(tmp_path, consortium_text(name, address)), HostingConfig)
     assert (found.name, found.address) == (name, address)
