@@ -22,7 +22,7 @@ PATIENCE_S = 3.0
 
 
 def check_ports(hosting: HostingConfig, folder: Folder) -> Iterator[Finding]:
-    """Yield one finding for each port, the gateway's and the SuperLink's, and one for its program."""
+    """Yield one finding for each of the two ports, and one for the gateway's program."""
     for name, address in (("listen", hosting.listen), ("superlink", hosting.superlink)):
         yield check_port(name, address, folder)
 
