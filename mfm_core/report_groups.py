@@ -214,7 +214,7 @@ def mitigated(audit: Mapping[str, Any], attribute: str, in_use: str) -> dict[str
         for number_, row in enumerate(rows)
     ]
     use = "from before" if in_use == CHOSEN else f"{in_use}, {HEADS.get(in_use, '')}"
-    lead = f"{len(names) - 1} other heads leave {attribute} out; in use is the head {use}."
+    lead = f"{len(names) - 1} other heads are compared about {attribute}; in use is the head {use}."
     lead += _smallest_gap(subgroups, names, attribute)
     return {"table": Table(head, table, strong=strong), "lead": lead}
 
