@@ -226,7 +226,7 @@ def head_request(site: Site, kind: Kind, number: int = 0) -> Request:
     return Request(site, kind, number, wire.Payload(flat_weights(site.model), Sum(arrays)))
 
 
-def test_a_site_weighs_as_many_images_as_its_heads_learn_from(tmp_path: Path) -> None:
+def test_the_images_of_a_site_are_those_its_heads_learn_from(tmp_path: Path) -> None:
     site = open_site(lay_out(tmp_path, ("north",)) / "sites" / "0.yaml")
     request, train = head_request(site, "mitigate", 1), site.images.select("train")
     labels = site.images.labels.copy()
