@@ -1,7 +1,7 @@
 """Are the two ports of a consortium free, taken by the consortium itself, or by a stranger?
 
-Who listens is told by the certificate that it shows. Also: is the gateway there that was asked for?
- What crosses a hospital's boundary: nothing.
+Who listens is told by the certificate that it shows. And is the gateway's program installed?
+What crosses a hospital's boundary: nothing.
 """
 
 from __future__ import annotations
