@@ -14,7 +14,13 @@ from typing import Annotated, Any
 import click
 import typer
 
-from client import commands_report
+from client import (
+    commands_check,
+    commands_folder,
+    commands_node,
+    commands_outbox,
+    commands_report,
+)
 from mfm_core.errors import MfmError, system_refusal
 
 app = typer.Typer(
@@ -33,6 +39,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 
 
 app.add_typer(commands_report.app)
+app.add_typer(commands_outbox.commands, name="outbox")
+for part in (commands_folder, commands_check, commands_node):
+    app.add_typer(part.app)
 
 
 @app.callback()

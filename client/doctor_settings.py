@@ -1,0 +1,174 @@
+"""Do keys, kit, settings and installed code fit each other and the agreed run.
+
+What crosses the hospital's boundary: nothing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from client.config import ANY, SiteConfig, load_site_config, load_site_run
+from client.finding import Finding
+from client.folder import Folder
+from client.keys import key_problems, read_request
+from client.kit import read_kit
+from mfm_core.autoencoder import parameters_of
+from mfm_core.config import canonical_hash
+from mfm_core.errors import ConfigError
+from mfm_core.sums import Schema
+from strategies.answers import answer_of, request_has_model, request_schema
+from strategies.bundle import bundle_hash, stage_bundle
+from strategies.config import RunConfig
+from strategies.onboarding import KIT_SITE, Kit
+from strategies.plan import Kind, plan_of
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the other parts of the doctor need; a part that could not be read is None."""
+
+    kit: Kit | None
+    config: SiteConfig | None
+    run: RunConfig | None
+
+
+def read_settings(folder: Folder) -> tuple[Settings, list[Finding]]:
+    """Return kit, settings and run, and a finding for each that cannot be read."""
+    found: list[Finding] = []
+    kit = config = run = None
+    try:
+        kit = read_kit(folder.kit)
+    except ConfigError as error:
+        found.append(_unreadable(error, "get the kit again and `mfm-client join` it"))
+    try:
+        config = load_site_config(folder.site_file)
+    except ConfigError as error:
+        found.append(_unreadable(error, f"correct {KIT_SITE}"))
+    if config is not None:
+        try:
+            run = load_site_run(config)
+        except ConfigError as error:
+            found.append(_unreadable(error, f"set run: kit/run.yaml in {KIT_SITE}"))
+    return Settings(kit, config, run), found
+
+
+def _unreadable(error: ConfigError, advice: str) -> Finding:
+    return Finding("settings", "fail", f"{error.subject} cannot be used", advice, error.problems)
+
+
+def check_settings(folder: Folder, settings: Settings) -> Iterator[Finding]:
+    """Yield whether names, run hash and limits fit the agreed run."""
+    kit, config, run = settings.kit, settings.config, settings.run
+    if kit is None or config is None or run is None:
+        return
+    try:
+        named = {read_request(folder).name, kit.site, config.name}
+    except ConfigError as error:
+        yield _unreadable(error, "restore request.json, or send a new request")
+        named = {kit.site, config.name}
+    if len(named) > 1:
+        yield Finding(
+            "settings",
+            "fail",
+            f"request, kit and {KIT_SITE} name different sites: {', '.join(sorted(named))}",
+            f"set name: {kit.site} in {KIT_SITE}, or ask for this site's own kit",
+        )
+    yield check_run(kit, config, canonical_hash(run))
+    yield from check_limits(config, run)
+
+
+def check_run(kit: Kit, config: SiteConfig, found: str) -> Finding:
+    """Return whether the site accepts the kit's run, and only what it named."""
+    accepted = config.limits.accepted_runs
+    if found != kit.run_hash:
+        return Finding(
+            "settings",
+            "fail",
+            f"the run that {KIT_SITE} names has hash {found[:12]}, the kit's {kit.run_hash[:12]}",
+            f"set run: kit/run.yaml in {KIT_SITE}",
+        )
+    if ANY in accepted:
+        return Finding(
+            "settings",
+            "warn",
+            f"limits.accepted_runs is '{ANY}': every run is answered",
+            f"name the run you read and agreed to: {kit.run_hash}",
+        )
+    if kit.run_hash not in accepted:
+        return Finding(
+            "settings",
+            "fail",
+            f"run {kit.run_hash[:12]} of the kit is not in limits.accepted_runs",
+            f"read kit/run.yaml; if you agree add {kit.run_hash} to {KIT_SITE}",
+        )
+    return Finding("settings", "ok", f"run {kit.run_hash[:12]} is accepted, as the kit names it")
+
+
+def check_limits(config: SiteConfig, run: RunConfig) -> Iterator[Finding]:
+    """Yield what the site's own limits will refuse of the agreed run."""
+    asked: list[Kind] = list(dict.fromkeys(["hello", *(step.kind for step in plan_of(run))]))
+    refused = [kind for kind in asked if kind not in config.limits.allowed_kinds]
+    if refused:
+        yield Finding(
+            "settings",
+            "warn",
+            f"limits.allowed_kinds leaves out {', '.join(refused)}; these will be refused",
+            "the run cannot finish with this site in it unless the coordinator counts on that",
+        )
+    if config.limits.manual or config.limits.hours is not None:
+        waits = ["lets every message wait for a person"] if config.limits.manual else []
+        waits += [f"works {config.limits.hours} only"] if config.limits.hours else []
+        advice = "agree on it with the coordinator, whose rounds wait no longer than their deadline"
+        yield Finding("settings", "warn", f"this site {', '.join(waits)} (limits)", advice)
+    sizes = {kind: message_bytes(run, kind) for kind in asked}
+    largest = max(sizes, key=lambda kind: sizes[kind])
+    text = (
+        f"largest message is {largest} with {sizes[largest] / 2**20:.1f} MiB, "
+        f"limits.max_message_mib is {config.limits.max_message_mib:g}"
+    )
+    if sizes[largest] > config.limits.max_message_bytes:
+        yield Finding("settings", "fail", text, "raise the limit to take part in this run")
+    else:
+        yield Finding("settings", "ok", text)
+
+
+def message_bytes(run: RunConfig, kind: Kind) -> int:
+    """Return the bytes of the arrays of a kind's message or reply, whichever is larger."""
+    weights = 4 * parameters_of(run.model, run.image, len(run.ontology.classes))
+    answer = answer_of(run, kind)
+    back = weights * answer.update + _sum_bytes(answer.total)
+    return max(back, weights * request_has_model(kind) + _sum_bytes(request_schema(run, kind)))
+
+
+def _sum_bytes(schema: Schema | None) -> int:
+    return 8 * sum(int(np.prod(shape)) for _, shape in schema or ())
+
+
+def check_keys(folder: Folder) -> Finding:
+    """Return whether the key pair is whole, private and the one in the request."""
+    if problems := key_problems(folder):
+        return Finding(
+            "keys", "fail", "the site's keys cannot be used", problems[0], tuple(problems)
+        )
+    return Finding("keys", "ok", "private key readable by its owner only, request matches it")
+
+
+def check_code(kit: Kit | None, run: RunConfig | None) -> Finding:
+    """Return whether the installed code gives the bundle that the coordinator will send."""
+    if kit is None or run is None:
+        return Finding("code", "skip", "needs a kit and a run")
+    with tempfile.TemporaryDirectory(prefix="mfm-bundle-") as place:
+        found = bundle_hash(stage_bundle(run, Path(place)))
+    if found != kit.bundle_hash:
+        return Finding(
+            "code",
+            "fail",
+            f"installed code gives bundle {found[:12]}, the kit names {kit.bundle_hash[:12]}",
+            "install the version that the coordinator runs; this site answers no other code",
+        )
+    return Finding("code", "ok", f"installed code gives the kit's bundle {found[:12]}")
