@@ -17,6 +17,7 @@ from mfm_core.errors import UpdateRejected
 from mfm_core.sums import Accumulator, Array, Schema, Sum
 from strategies import wire
 from strategies.answers import VALIDATION, Answer
+from strategies.checks import check_audit, check_heads
 from strategies.config import AggregationConfig
 from strategies.plan import Kind, Step
 from strategies.rounds import Site
@@ -86,8 +87,9 @@ def check_counts(kind: Kind, total: Sum, images: int, largest: int) -> None:
     """Refuse a site's Sum whose counts cannot come from the images it declares.
 
     Args:
-        kind: the exchange; a training reply declares its training images, while its validation
-            counts are of other images, so that those are bound by `largest` alone.
+        kind: the exchange (for mitigate and audit see `checks`); a training reply declares its
+            training images, while its validation counts are of other images, so that those are
+            bound by `largest` alone.
         total: the site's own Sum.
         images: declared images behind the reply.
         largest: agreed most images of a site.
@@ -166,22 +168,31 @@ class Collector:
         if header.site in self._of_site:
             raise UpdateRejected("site", f"a second reply in the name of {header.site}")
         if payload.total is not None:
-            largest = self._identity.limits.max_site_images
-            check_counts(self._step.kind, payload.total, header.num_images, largest)
+            self._check(payload.total, header.num_images)
         parts = [np.array([float(header.num_images)])]
         if payload.model is not None:
             parts.append(payload.model.astype(np.float64) * header.num_images)
         if payload.total is not None:
             parts.append(payload.total.flatten())
+        noted = self._note(payload.total, header.num_images)
         try:
             self._adder.add(np.concatenate(parts))
         except ValueError:
             raise UpdateRejected("size", "a number is too large to be added exactly") from None
-        noted = self._note(payload.total, header.num_images)
         self._of_site[header.site] = {
             "images": header.num_images, "ledger": header.ledger_hash, **noted
         }  # fmt: skip
         self.names[site.node_id] = header.site
+
+    def _check(self, total: Sum, images: int) -> None:
+        """Refuse a Sum that the declared images cannot give."""
+        kind, limits = self._step.kind, self._identity.limits
+        if kind == "audit":
+            check_audit(total, images)
+        elif kind == "mitigate":
+            check_heads(total, images, limits.max_update_norm)
+        else:
+            check_counts(kind, total, images, limits.max_site_images)
 
     def result(self) -> Pooled:
         """Return what has been added so far."""
