@@ -53,6 +53,10 @@ SCORE_BYTES = 3.4e6
 
 CONFIDENCE_BINS = 10
 
+CONFIDENCE_STEP = 0.01
+"""Confidences are rounded to it: all digits of a patient's would be a fingerprint, the same in the
+tables of every attribute."""
+
 
 class Release(TypedDict):
     """How a sum is made fit to leave.
@@ -171,7 +175,8 @@ class _Seen:
         log_p = logits - logsumexp(logits, axis=1, keepdims=True)
         self.bins = _bins(log_p, logits, self.fine)
         confidence = np.exp(log_p.max(axis=1, initial=-np.inf))
-        self.excess = confidence - (self.decided == true)
+        rounded = np.rint(confidence / CONFIDENCE_STEP) * CONFIDENCE_STEP
+        self.excess = rounded - (self.decided == true)
         self.level = np.minimum((confidence * CONFIDENCE_BINS).astype(np.int64), 9)
         self.seed, self.people, self.who = seed, people, who
 

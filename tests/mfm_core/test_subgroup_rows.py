@@ -50,10 +50,10 @@ def test_calibration_agrees_with_its_definition():
 
     whole = pick(rows, "value", "sex", "M", None)
     assert whole["calibration_error"]["value"] == pytest.approx(
-        error(confidence[mine], right[mine]), abs=1e-6
+        error(confidence[mine], right[mine]), abs=1e-3
     )
     gap = (confidence[mine] - right[mine]).mean()
-    assert whole["over_confidence"]["value"] == pytest.approx(gap, abs=1e-6)
+    assert whole["over_confidence"]["value"] == pytest.approx(gap, abs=1e-3)
     for k, label in enumerate(cohort.ontology.classes):
         row = pick(rows, "value", "sex", "M", label)
         exact = error(probability[mine, k], cohort.labels[mine] == k)

@@ -111,6 +111,11 @@ def test_groups_of_one_attribute_say_nothing_of_another():
         assert same == 0, name
 
 
+def test_no_confidence_leaves_with_more_than_two_digits():
+    hundredths = Cohort().sum()["group.excess"] * 100
+    assert np.allclose(hundredths, np.rint(hundredths), atol=1e-6)
+
+
 def test_intervals_follow_the_seed_and_figures_do_not():
     cohort = Cohort()
     first, again, other = (cohort.rows(seed=s) for s in (1, 1, 2))
