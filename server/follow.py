@@ -3,7 +3,8 @@
 Submitting writes the effective settings and the staged app into the run's folder and hands the app
 to Flower. Following reads what the ServerApp writes (progress.json, rounds.jsonl) and asks Flower
 only when nothing moves. A ServerApp that ended without saying why (killed, or out of memory) is
-started again from its last state, twice at most; one that failed in words is not.
+started again from its last state, twice at most without a finished exchange between; one that
+failed in words is not.
 What crosses a hospital's boundary: the app bundle and run.yaml, towards it.
 """
 
@@ -39,6 +40,7 @@ ASK_S = 15.0
 
 PENDING_LIMIT_S = 600.0
 RESTARTS = 2
+"""Times in a row, without a finished exchange between, that a dead server app is started again."""
 
 Status = Literal["complete", "degraded", "failed"]
 
@@ -267,6 +269,7 @@ class Follower:
     def _look(self) -> bool:
         """Tell what is new; return whether progress.json moved."""
         for line in self._new_lines():
+            self.restarts = self.restarts if line.get("phase") == "hello" else 0
             self.tell(line, self._seen.progress)
         try:
             stamp = (self.folder / PROGRESS).stat().st_mtime_ns
@@ -316,5 +319,6 @@ class Follower:
             text = f"the server app {how} ({found.details or found.status}); resume the run"
             return Ending("failed", text, missing_sites(self.folder)), found.run_id
         self.restarts += 1
-        self.tell(None, {"phase": "restart", "message": found.details or found.status})
+        text = f"the server app ended ({found.details or found.status}); it goes on from its state"
+        self.tell(None, {"phase": "restart", "message": text})
         return None, submit(self.prepared, self.engine, resume=True)

@@ -138,6 +138,14 @@ def test_a_server_app_that_dies_again_and_again_is_a_failed_run(prepared: Prepar
     assert engine.submitted == [False, True, True]
 
 
+def test_deaths_with_work_done_between_them_do_not_add_up(prepared: Prepared) -> None:
+    dies = says("finished:failed")
+    steps = [step for _ in range(3) for step in (dies, dies, ends("train"))]
+    watcher, engine, _ = follower(prepared, *steps, ends("done"))
+    assert watcher.start(resume=False).status == "complete"
+    assert engine.submitted == [False] + [True] * 6
+
+
 def test_a_run_somebody_stopped_is_not_started_again(prepared: Prepared) -> None:
     watcher, engine, _ = follower(prepared, says("finished:stopped"))
     assert "was stopped" in watcher.start(resume=False).message
