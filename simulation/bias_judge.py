@@ -22,6 +22,7 @@ import numpy as np
 from mfm_core.atlas import Atlas, load_atlas
 from mfm_core.checkpoint import encoder_hash, load_arrays, load_model, save_arrays
 from mfm_core.config import load_yaml
+from mfm_core.dataset import SPLITS
 from mfm_core.erasure import eraser
 from mfm_core.errors import CheckpointError, ConfigError
 from mfm_core.head import Head
@@ -141,6 +142,9 @@ class Case:
 def read_case(folder: Path, config: GridConfig) -> Case:
     """Return a cell's latents, from the hospitals' images and the final model.
 
+    A patient's bootstrap weights follow from the place among the patients of all splits, not from
+    the seed: real patients who are tested under every seed are drawn once, not once per seed.
+
     Raises:
         CheckpointError: as `judge_cell`. ConfigError: a side has no usable image.
     """
@@ -150,12 +154,16 @@ def read_case(folder: Path, config: GridConfig) -> Case:
     column = list(study.run.ontology.attributes).index(config.attribute)
     sites: list[HeadData] = []
     films: dict[str, Films] = {}
-    for kind in (SITES, HELD_OUT):
+    weights: list[Floats] = []
+    for side, kind in enumerate((SITES, HELD_OUT)):
         _, sets = open_hospitals(folder, study.run, kind)
         images = pool(sets)
         mu = infer(model, images, np.arange(len(images))).mu
         usable = (images.labels >= 0) & (images.attributes[:, column] >= 0)
         all_films = Films(mu, images.labels, images.attributes[:, column], images.patients)
+        tested = usable if kind == HELD_OUT else usable & (images.splits == SPLITS.index("test"))
+        drawn = draw_weights(images.patients, config.replicates, side)
+        weights.append(drawn[:, np.flatnonzero(tested)])
         if kind == HELD_OUT:
             films[kind] = all_films.take(np.flatnonzero(usable))
             continue
@@ -173,10 +181,6 @@ def read_case(folder: Path, config: GridConfig) -> Case:
         reason = f"no labelled image of known {config.attribute} in {', '.join(empty)}"
         raise ConfigError(str(folder), [f"{reason}; choose other hospitals"])
     values = study.run.ontology.attributes[config.attribute]
-    weights = [
-        draw_weights(films[name].patients, config.replicates, 2 * study.run.seed + side)
-        for side, name in enumerate(("test", HELD_OUT))
-    ]
     shares = value_shares(films["train"], len(study.run.ontology.classes))
     names = (values[0], values[1])
     sides = Sides(films["test"], films[HELD_OUT], shares, (weights[0], weights[1]), names)

@@ -1,8 +1,9 @@
 """The summary of a grid: every method in every setting, over seeds, beside the goals.
 
 Two intervals stand beside each mean. The one over seeds is Student's t from the seeds' values: it
-holds what another training and other patients would change. The bootstrap one redraws the test
-patients of every seed and averages over seeds: it holds the choice of test patients alone. A goal
+holds what another training and, where seeds draw patients, other patients would change. The
+bootstrap one redraws the test patients and averages over seeds, a patient who is tested under
+several seeds with the same weight: it holds the choice of test patients alone. A goal
 is met when the mean over seeds lies within its limit; how sure that is, the intervals say.
 Files: table.md, table.json and as_trained_reversed.png.
 What crosses a hospital's boundary: nothing.

@@ -1,12 +1,15 @@
 """Judging a cell: right where the truth is known, and never twice what is there and whole."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from mfm_core.atlas import atlas_from
 from mfm_core.config import OntologyConfig
+from mfm_core.dataset import ImageSet
 from mfm_core.head import Head
 from mfm_core.head import fit_heads as discriminants
 from mfm_core.latent_sums import latent_sum
@@ -149,3 +152,44 @@ def test_evidence_of_another_model_is_not_used(folder: Path) -> None:
     key = evidence_key(folder, config())
     assert read_evidence(folder, config(), "lda", key) is None
     assert judge_cell(folder, config(methods=["lda"])) == ("released", "lda")
+
+
+def case_of_seed(monkeypatch: pytest.MonkeyPatch, seed: int) -> Case:
+    """Return a cell whose hospitals are the same under every seed and only the split differs."""
+    rng = np.random.default_rng(0)
+    images = ImageSet(
+        np.zeros((80, 1, 1, 1), dtype=np.uint8), rng.integers(0, 2, 80),
+        rng.integers(0, 2, (80, 1)), np.repeat(np.arange(40), 2),
+        np.repeat(np.random.default_rng(seed).integers(0, 2, 40) * 2, 2),
+    )  # fmt: skip
+    run = SimpleNamespace(ontology=ONTOLOGY, seed=seed)
+    head = SimpleNamespace(weight=torch.zeros(2, SIZE), bias=torch.zeros(2))
+    mu = rng.standard_normal((80, SIZE)).astype(np.float32)
+    stand_ins = {
+        "load_yaml": lambda *_: SimpleNamespace(run=run),
+        "load_model": lambda *_: (SimpleNamespace(head=head), {}),
+        "encoder_hash": lambda *_: "",
+        "load_atlas": lambda *_: None,
+        "open_hospitals": lambda *_: (None, [images]),
+        "infer": lambda *_: SimpleNamespace(mu=mu),
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(bias_judge, name, stand_in)
+    return bias_judge.read_case(Path(), config())
+
+
+def test_a_patient_tested_under_several_seeds_is_drawn_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cases = [case_of_seed(monkeypatch, seed) for seed in (1, 2)]
+    one, other = (case.sides for case in cases)
+    assert np.array_equal(one.weights[1], other.weights[1])
+    assert one.weights[1].shape == (21, 80)
+    of_patient = [
+        {int(who): tuple(side.weights[0][:, row]) for row, who in enumerate(side.trained.patients)}
+        for side in (one, other)
+    ]
+    shared = of_patient[0].keys() & of_patient[1].keys()
+    assert 0 < len(shared) < len(of_patient[0])
+    assert all(of_patient[0][who] == of_patient[1][who] for who in shared)
+    assert not np.array_equal(one.weights[0][:, 0], one.weights[1][:, 0])
