@@ -17,6 +17,7 @@ import typer
 from client import (
     commands_check,
     commands_folder,
+    commands_intake,
     commands_node,
     commands_outbox,
     commands_report,
@@ -40,7 +41,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 
 app.add_typer(commands_report.app)
 app.add_typer(commands_outbox.commands, name="outbox")
-for part in (commands_folder, commands_check, commands_node):
+for part in (commands_folder, commands_check, commands_intake, commands_node):
     app.add_typer(part.app)
 
 

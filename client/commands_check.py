@@ -18,7 +18,10 @@ from client.commands_folder import HospitalFolder
 
 app = typer.Typer()
 
-PART_NAMES = ("settings", "keys", "code", "data", "machine", "network", "registration")
+PART_NAMES = (
+    *("settings", "keys", "code", "data", "dicom", "machine"),
+    *("network", "registration"),
+)
 
 
 @app.command()

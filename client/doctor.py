@@ -14,6 +14,7 @@ import httpx
 
 from client import doctor_network, registration
 from client.doctor_data import check_counts, read_images
+from client.doctor_dicom import check_dicom
 from client.doctor_machine import check_machine
 from client.doctor_settings import (
     Settings,
@@ -28,10 +29,10 @@ from client.keys import read_key
 from mfm_core.dataset import ImageSet
 from mfm_core.errors import MfmError
 
-LOCAL = ("settings", "keys", "code", "data", "machine")
+LOCAL = ("settings", "keys", "code", "data", "dicom", "machine")
 REMOTE = ("network", "registration")
 PARTS = (*LOCAL, *REMOTE)
-"""data brings counts and DICOM headers with it; network: name, proxy, certificate and clock."""
+"""data brings the counts with it; network: name, proxy, certificate, server and clock."""
 
 
 @dataclass
@@ -97,6 +98,14 @@ def _data(visit: Visit) -> Iterator[Finding]:
         yield from check_counts(found.images, run.ontology, config.limits.min_cell_count)
 
 
+def _dicom(visit: Visit) -> Iterator[Finding]:
+    config, run = visit.settings.config, visit.settings.run
+    if config is None or run is None:
+        yield Finding("dicom", "skip", "needs site.yaml and the run; correct the settings first")
+        return
+    yield from check_dicom(config, run)
+
+
 def _machine(visit: Visit) -> Iterator[Finding]:
     config, run = visit.settings.config, visit.settings.run
     if config is None or run is None:
@@ -133,6 +142,7 @@ _PARTS: dict[str, Callable[[Visit], Iterator[Finding]]] = {
     "keys": _keys,
     "code": _code,
     "data": _data,
+    "dicom": _dicom,
     "machine": _machine,
     "network": _network,
     "registration": _registration,

@@ -45,7 +45,8 @@ def read_images(config: SiteConfig, run: RunConfig) -> Images:
         images = _open(config, run)
     except DataError as error:
         advice = "correct the manifest or the mappings in site.yaml; nothing was left out silently"
-        text = f"{error.subject}: {len(error.problems)} problems"
+        noun = "problem" if len(error.problems) == 1 else "problems"
+        text = f"{error.subject}: {len(error.problems)} {noun}"
         return Images(None, (Finding("data", "fail", text, advice, error.problems),))
     except OSError as error:
         return Images(None, (Finding("data", "fail", system_refusal(error), "see machine"),))

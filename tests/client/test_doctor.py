@@ -38,7 +38,7 @@ def test_offline_opens_no_connection(folder: Folder, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("part", LOCAL)
 def test_one_part_alone(folder: Folder, part: str) -> None:
-    allowed = {"data": {"data", "counts", "dicom"}}.get(part, {part})
+    allowed = {"data": {"data", "counts"}}.get(part, {part})
     found = list(examine(folder, (part,)))
     assert found and {finding.part for finding in found} <= allowed
 
@@ -55,7 +55,7 @@ def test_damaged_settings_hide_nothing_else(folder: Folder) -> None:
     folder.site_file.write_text("name: [")
     levels = {finding.part: finding.level for finding in examine(folder, offline=True)}
     assert levels["settings"] == "fail" and levels["keys"] == "ok"
-    assert levels["data"] == levels["machine"] == "skip"
+    assert levels["data"] == levels["dicom"] == levels["machine"] == "skip"
 
 
 def test_what_answers_but_is_no_superlink_is_no_registration(tmp_path: Path) -> None:
