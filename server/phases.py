@@ -329,7 +329,7 @@ class Mitigation(Asking):
         finished = finish_round(trained, pooled.total)
         heads |= {str(method): head for method, head in finished.items()}
         weights = state.weights
-        if settings.use is not None and self.step.round == settings.rounds:
+        if settings.use is not None and self.step.round == settings.exchanges:
             weights = with_head(self.run, weights, heads[settings.use])
         sums = {**state.sums, HEADS: heads_to_sum(heads)}
         return replace(state, weights=weights, sums=sums), {}

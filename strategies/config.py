@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from mfm_core.autoencoder import MAX_PARAMETERS, latent_grid, parameters_of
 from mfm_core.config import ImageConfig, LearningConfig, ModelConfig, OntologyConfig, Part
 from mfm_core.errors import ConfigError
-from mfm_core.mitigation import MethodName, Recipe
+from mfm_core.mitigation import TRAINED, MethodName, Recipe
 
 MAX_LATENT = 2048
 """Most latent numbers L: the second moment a site releases is `[L, L] float64`, then 32 MiB."""
@@ -78,6 +78,11 @@ class MitigationConfig(Part):
         if len(set(self.methods)) < len(self.methods):
             raise ValueError("methods: one stands twice; name every method once")
         return self
+
+    @property
+    def exchanges(self) -> int:
+        """Return how often the sites are asked: once where no method is trained at them."""
+        return self.rounds if set(self.methods) & set(TRAINED) else 1
 
     @property
     def recipe(self) -> Recipe:

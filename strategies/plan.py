@@ -61,7 +61,7 @@ def plan_of(run: RunConfig) -> tuple[Step, ...]:
     if run.statistics.refit_head:
         steps.append(Step("heads"))
     if run.mitigation.attribute is not None:
-        steps += [Step("mitigate", number) for number in range(1, run.mitigation.rounds + 1)]
+        steps += [Step("mitigate", number) for number in range(1, run.mitigation.exchanges + 1)]
     steps += [Step("evaluate"), Step("atlas")]
     if run.audit.enabled:
         steps.append(Step("audit"))

@@ -15,15 +15,18 @@ from server.phases import (
     Audit,
     Heads,
     LatentSums,
+    Mitigation,
     Training,
     attention_slice,
     first_state,
+    head_of,
     model_with,
     new_model,
     phases_of,
 )
 from strategies.answers import answer_of, latent_size, training_sum, with_suppressed
 from strategies.collector import Pooled
+from strategies.config import RunConfig
 from strategies.plan import Step
 from strategies.strategy import RunState
 from tests.server.hospitals import RUN
@@ -127,3 +130,21 @@ def test_a_site_that_joins_only_the_audit_does_not_end_the_run(released: RunStat
     state, _ = phase.finish(released, Pooled(0, None, nobody, noted))
     assert set(state.facts["audit"]["per_site"]) == {"late"}
     assert {row["attribute"] for row in state.facts["audit"]["biases"]} == {"view"}
+
+
+def test_a_closed_form_head_is_used_after_the_one_exchange() -> None:
+    settings = {"attribute": "view", "methods": ["lda"], "use": "lda", "rounds": 9}
+    run = RunConfig.model_validate({**RUN.model_dump(), "mitigation": settings})
+    rng = np.random.default_rng(0)
+    labels, views = np.repeat([0, 1], 50), rng.integers(0, 2, (100, 1))
+    mu = rng.normal(size=(100, LATENT)) + views
+    total = with_suppressed(latent_sum(mu, labels, views, np.arange(100), run.ontology), 0)
+    start = first_state(run)
+    assert sum(phase.step.kind == "mitigate" for phase in phases_of(run)) == 1
+    phase = Mitigation(run, Step("mitigate", 1))
+    begun = RunState(0, start.weights, start.server, sums={"latent_sums": total})
+    answer = Pooled(100, None, Sum({"images": np.array([100.0])}), {})
+    state, _ = phase.finish(begun, answer)
+    before, after = (head_of(run, weights).weight for weights in (start.weights, state.weights))
+    assert not before.any() and after.any()
+    assert np.array_equal(after, phase.heads(state)["lda"].weight)

@@ -42,6 +42,13 @@ def test_mitigation_comes_in_rounds_between_the_head_and_the_evaluation() -> Non
     )  # fmt: skip
 
 
+def test_heads_that_no_site_trains_take_one_exchange() -> None:
+    ontology = {"classes": ("a", "b"), "attributes": {"view": ("AP", "PA")}}
+    settings = {"attribute": "view", "methods": ["leace", "lda"], "rounds": 9}
+    asked = plan_of(make_run(ontology=ontology, mitigation=settings))
+    assert [step for step in asked if step.kind == "mitigate"] == [Step("mitigate", 1)]
+
+
 def test_attention_stages() -> None:
     learning = {"objective": {"attention": {"rounds": 2}}}
     run = make_run(learning=learning)
