@@ -79,6 +79,7 @@ def _start_detached(host: Host) -> None:
             print(f"ready at {host.listen}; its log: {path}")
             return
         time.sleep(0.2)
+    child.terminate()
     said = path.read_bytes()[begin:].decode(errors="replace").strip()
     raise RunFailed(f"it did not start:\n{said or 'it said nothing'}")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -89,10 +89,19 @@ class Register:
         nodes: nodes.json.
         database: the SuperLink's SQLite file.
         keys: Flower.
+        halted: tells whether to stop early, because each site takes a second or two.
     """
 
-    def __init__(self, sites: Path, nodes: Path, database: Path, keys: Keys) -> None:
+    def __init__(
+        self,
+        sites: Path,
+        nodes: Path,
+        database: Path,
+        keys: Keys,
+        halted: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.sites, self.nodes, self.database, self.keys = sites, nodes, database, keys
+        self.halted = halted
         self._seen: tuple[tuple[str, int, int], ...] | None = None
 
     def changed(self) -> bool:
@@ -116,6 +125,8 @@ class Register:
         ]
         kept = self._drop(listed)
         for name, key in listed.admitted.items():
+            if self.halted():
+                return ("the list of sites is not yet brought to Flower: told to stop",)
             if name not in kept:
                 problems += self._add(kept, name, key)
         self._seen = seen

@@ -7,7 +7,10 @@ thirty and begins anew after a minute of life. What crosses a hospital's boundar
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -87,6 +90,7 @@ class Service:
 
     def watch(self) -> bool:
         """Start it again if it ended and its pause is over; return whether anything changed."""
+        _put_aside(self.recipe.log)
         if self._child is None or self.alive:
             return False
         now = time.monotonic()
@@ -131,6 +135,9 @@ class Service:
 
 
 def _put_aside(path: Path) -> None:
+    """Copy a large log to <name>.old.log and empty it; who appends to it goes on at its start."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file() and path.stat().st_size > LARGEST_LOG:
-        path.replace(path.with_suffix(".old.log"))
+    with contextlib.suppress(OSError):
+        if path.stat().st_size > LARGEST_LOG:
+            shutil.copyfile(path, path.with_suffix(".old.log"))
+            os.truncate(path, 0)

@@ -82,7 +82,9 @@ class Supervisor:
         self._ending = False
         self._began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._written: dict[str, Any] = {}
-        self._register = Register(host.folder / "sites", host.nodes, host.database, host.flower)
+        self._register = Register(
+            host.folder / "sites", host.nodes, host.database, host.flower, lambda: self._ending
+        )
         self._register_at = self._probe_at = 0.0
         self._well_at = time.monotonic()
         self._certificate = 0

@@ -125,6 +125,18 @@ def test_an_unreachable_flower_is_asked_again(register: Register, keys: FakeKeys
     assert register.changed()
 
 
+def test_told_to_stop_it_leaves_the_rest_for_the_next_time(
+    register: Register, keys: FakeKeys
+) -> None:
+    for name in ("east", "north", "south"):
+        site(register, name)
+    register.halted = lambda: len(keys.calls) >= 2
+    assert "told to stop" in register.update()[0] and register.changed()
+    assert keys.calls == ["+east", "+north"]
+    register.halted = lambda: False
+    assert register.update() == () and keys.calls[2:] == ["+south"]
+
+
 def test_only_keys_of_unregistered_nodes_are_freed(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     assert free_keys(path) == 0

@@ -63,11 +63,18 @@ def test_a_long_life_makes_the_next_pause_short_again(
     service.stop()
 
 
-def test_a_large_log_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "LARGEST_LOG", 10)
-    (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / "thing.log").write_text("much too long a log")
-    service = Service(recipe(tmp_path, "pass"))
+def test_a_large_log_is_put_aside_while_somebody_writes_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "LARGEST_LOG", 1000)
+    talk = "import time\nwhile True: print('x' * 99, flush=True); time.sleep(0.005)"
+    service = Service(recipe(tmp_path, talk))
     service.start()
+    stop_at, aside = time.monotonic() + 10.0, tmp_path / "logs" / "thing.old.log"
+    while time.monotonic() < stop_at and not aside.is_file():
+        service.watch()
+        time.sleep(0.01)
+    size = (tmp_path / "logs" / "thing.log").stat().st_size
     service.stop()
-    assert (tmp_path / "logs" / "thing.old.log").read_text() == "much too long a log"
+    assert aside.stat().st_size > 1000 > size
+    assert "\0" not in (tmp_path / "logs" / "thing.log").read_text()
