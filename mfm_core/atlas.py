@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from mfm_core.checkpoint import load_arrays, save_arrays
-from mfm_core.config import OntologyConfig
+from mfm_core.checkpoint import arrays_hash, load_arrays, save_arrays
+from mfm_core.config import OntologyConfig, problems_of
 from mfm_core.errors import CheckpointError, ConfigError, DataError
 from mfm_core.sums import Array, Sum
 
@@ -224,6 +224,7 @@ def save_atlas(path: Path, atlas: Atlas) -> None:
         arrays[f"attribute.{name}.means"] = atlas.attribute_means[name]
     metadata = {
         "kind": "atlas",
+        "arrays_hash": arrays_hash(arrays),
         "ontology": atlas.ontology.model_dump_json(),
         "encoder_hash": atlas.encoder_hash,
         "config_hash": atlas.config_hash,
@@ -239,7 +240,8 @@ def load_atlas(path: Path, encoder_hash: str | None = None) -> Atlas:
         encoder_hash: if given, the atlas must describe this encoder's latents.
 
     Raises:
-        CheckpointError: missing, damaged, not an atlas, or made with another encoder.
+        CheckpointError: missing, damaged, not an atlas, or made with another encoder; all arrays
+            that do not fit the ontology at once.
     """
     arrays, metadata = load_arrays(path, {"kind": "atlas"})
     found = metadata.get("encoder_hash", "none")
@@ -261,6 +263,37 @@ def load_atlas(path: Path, encoder_hash: str | None = None) -> Atlas:
             encoder_hash=found,
             config_hash=metadata.get("config_hash", ""),
         )
-    except (KeyError, ValidationError) as error:
-        raise CheckpointError(f"{path}: an entry is missing or wrong: {error}") from None
+    except KeyError as error:
+        raise CheckpointError(f"{path}: {error} is missing; restore it from a copy") from None
+    except ValidationError as error:
+        reasons = "; ".join(problems_of(error))
+        raise CheckpointError(f"{path}: ontology: {reasons}; restore it from a copy") from None
+    if problems := _array_problems(atlas):
+        raise CheckpointError(f"{path}: {'; '.join(problems)}; restore it from a copy")
+    if metadata.get("arrays_hash", "") not in ("", arrays_hash(arrays)):
+        raise CheckpointError(f"{path}: its numbers were changed after saving; restore a copy")
     return atlas
+
+
+def _array_problems(atlas: Atlas) -> list[str]:
+    """Return which arrays are not what the ontology asks for, or hold impossible numbers."""
+    classes, size = len(atlas.ontology.classes), atlas.means.shape[-1] if atlas.means.ndim else 0
+    expected: dict[str, tuple[Array, tuple[int, ...]]] = {
+        "counts": (atlas.counts, (classes,)),
+        "means": (atlas.means, (classes, size)),
+        "covariance": (atlas.covariance, (size, size)),
+    }
+    for name, values in atlas.ontology.attributes.items():
+        cells = (classes, len(values))
+        expected[f"attribute.{name}.counts"] = (atlas.attribute_counts[name], cells)
+        expected[f"attribute.{name}.means"] = (atlas.attribute_means[name], (*cells, size))
+    problems = []
+    for name, (array, shape) in expected.items():
+        if array.shape != shape or array.dtype != np.float64:
+            found = f"{name} is {array.shape} {array.dtype}"
+            problems.append(f"{found}, expected {shape} float64")
+        elif not np.isfinite(array).all():
+            problems.append(f"{name} holds numbers that are not finite")
+        elif name.endswith("counts") and (array < 0).any():
+            problems.append(f"{name} holds negative numbers of patients")
+    return problems

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from mfm_core.autoencoder import Autoencoder, build_autoencoder
-from mfm_core.config import ImageConfig, ModelConfig, OntologyConfig
+from mfm_core.config import ImageConfig, ModelConfig, OntologyConfig, problems_of
 from mfm_core.errors import CheckpointError
 from mfm_core.sums import Schema, schema_hash
 
@@ -81,6 +81,16 @@ def encoder_hash(model: Autoencoder) -> str:
 def weights_hash(model: Autoencoder) -> str:
     """Return the SHA-256 (hex) of all weights, the head's too."""
     return hashlib.sha256(flat_weights(model).tobytes()).hexdigest()
+
+
+def arrays_hash(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 (hex) of names, types, shapes and numbers, whatever their order."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def save_arrays(
@@ -185,8 +195,11 @@ def load_model(path: Path, config_hash: str | None = None) -> tuple[Autoencoder,
         image = ImageConfig.model_validate_json(metadata["image"])
         ontology = OntologyConfig.model_validate_json(metadata["ontology"])
         weights = arrays["weights"]
-    except (KeyError, ValidationError) as error:
-        raise CheckpointError(f"{path}: an entry is missing or wrong: {error}") from None
+    except KeyError as error:
+        raise CheckpointError(f"{path}: {error} is missing; restore it from a copy") from None
+    except ValidationError as error:
+        reasons = "; ".join(problems_of(error))
+        raise CheckpointError(f"{path}: its settings: {reasons}; restore it from a copy") from None
     model = build_autoencoder(shape, image, len(ontology.classes), seed=0)
     if json.dumps(weight_schema(model)) != metadata.get("schema"):
         raise CheckpointError(

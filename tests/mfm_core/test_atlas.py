@@ -1,5 +1,6 @@
 """Federated equals pooled; axes are the paper's; what nobody measured is refused, not guessed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mfm_core.atlas import Atlas, atlas_from, load_atlas, save_atlas
-from mfm_core.checkpoint import save_arrays
+from mfm_core.checkpoint import load_arrays, save_arrays
 from mfm_core.config import OntologyConfig
 from mfm_core.errors import CheckpointError, ConfigError, DataError
 from mfm_core.latent_sums import latent_sum
@@ -242,5 +243,54 @@ def test_files_that_are_no_atlas_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="kind"):
         load_atlas(path)
     save_arrays(path, {"counts": np.ones(2)}, {"kind": "atlas"})
-    with pytest.raises(CheckpointError, match="missing or wrong"):
+    with pytest.raises(CheckpointError, match="'ontology' is missing"):
         load_atlas(path)
+    save_arrays(path, {"counts": np.ones(2)}, {"kind": "atlas", "ontology": '{"x": 1}'})
+    with pytest.raises(CheckpointError, match=r"ontology: classes: .*x: ") as caught:
+        load_atlas(path)
+    assert "pydantic" not in str(caught.value)
+
+
+def test_arrays_that_do_not_fit_the_ontology_are_named_at_once(tmp_path: Path) -> None:
+    path, atlas = tmp_path / "atlas.safetensors", pooled(11)
+    counts, cells = atlas.counts.copy(), atlas.attribute_means["view"].copy()
+    counts[0], cells[0, 0, 0] = -3, np.nan
+    save_atlas(
+        path,
+        replace(
+            atlas,
+            counts=counts,
+            means=atlas.means[:, :4],
+            attribute_counts={"view": atlas.attribute_counts["view"].astype(np.float32)},
+            attribute_means={"view": cells},
+        ),
+    )
+    with pytest.raises(CheckpointError, match="restore it") as caught:
+        load_atlas(path)
+    text = str(caught.value)
+    assert "counts holds negative" in text
+    assert "covariance is (6, 6) float64, expected (4, 4)" in text
+    assert "attribute.view.counts is (3, 2) float32, expected (3, 2) float64" in text
+    assert "attribute.view.means is (3, 2, 6)" in text
+    save_atlas(path, replace(atlas, attribute_means={"view": cells}))
+    with pytest.raises(CheckpointError, match=r"attribute\.view\.means .* not finite"):
+        load_atlas(path)
+
+
+def test_an_atlas_whose_numbers_changed_on_disk_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "atlas.safetensors"
+    save_atlas(path, pooled(12))
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="changed after saving; restore"):
+        load_atlas(path)
+
+
+def test_an_atlas_without_a_hash_of_its_numbers_is_read(tmp_path: Path) -> None:
+    path, atlas = tmp_path / "atlas.safetensors", pooled(13)
+    save_atlas(path, atlas)
+    arrays, metadata = load_arrays(path, {"kind": "atlas"})
+    old = {key: value for key, value in metadata.items() if key not in ("arrays_hash", "format")}
+    save_arrays(path, arrays, old)
+    np.testing.assert_array_equal(load_atlas(path).means, atlas.means)
