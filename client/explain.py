@@ -25,7 +25,8 @@ from client.whole_file import write_whole
 from mfm_core.atlas import Atlas, load_atlas
 from mfm_core.autoencoder import Autoencoder
 from mfm_core.checkpoint import encoder_hash, load_model
-from mfm_core.errors import DataError
+from mfm_core.config import OntologyConfig
+from mfm_core.errors import CheckpointError, DataError
 from mfm_core.explanation import METHODS, Explanation
 from mfm_core.explanation_page import About, Picture, Section, explanation_page
 from mfm_core.images import Frame, read_image
@@ -157,6 +158,11 @@ def _open(request: Request) -> _Tools:
     model, metadata = load_model(request.model)
     encoder = encoder_hash(model)
     atlas = load_atlas(request.atlas, encoder)
+    if OntologyConfig.model_validate_json(metadata["ontology"]) != atlas.ontology:
+        raise CheckpointError(
+            f"{request.atlas}: its classes or attributes are not those of {request.model}; "
+            "use model and atlas of the same run"
+        )
     problems = []
     if request.method not in NAMES:
         known = ", ".join(NAMES)
@@ -256,8 +262,8 @@ def _write_lists(
     index, folder, refused = rest
     for source, reason in refused:
         index.refuse(Refused(source, folder, reason))
+    index.write()  # first: it holds what is done even where a page cannot be written
     pages = _write_pages(tools, list({each.name: each for each in done}.values()), index)
-    index.write()
     index.write_page()
     return pages
 

@@ -96,13 +96,13 @@ def open_index(out: Path) -> Index:
         if content["kind"] != KIND:
             raise ValueError
         entries = [
-            Entry(row["name"], row["source"], row["folder"], tuple(row["files"]))
+            Entry(**_texts(row, "name", "source", "folder"), files=tuple(map(str, row["files"])))
             for row in content["explained"]
         ]
         refused = [
-            Refused(row["source"], row["folder"], row["reason"]) for row in content["not_explained"]
+            Refused(**_texts(row, "source", "folder", "reason")) for row in content["not_explained"]
         ]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         problem = "is damaged or no list of explanations, and would be overwritten"
         raise DataError(str(path), [f"{problem}; move it away or choose another --out"]) from None
     index = Index(out)
@@ -111,3 +111,11 @@ def open_index(out: Path) -> Index:
     for entry in entries:
         index.entries[entry.name, entry.folder, entry.source] = entry
     return index
+
+
+def _texts(row: dict[str, Any], *keys: str) -> dict[str, str]:
+    """Return these entries of a row; raises TypeError unless each is a text."""
+    found = {key: row[key] for key in keys}
+    if not all(isinstance(text, str) for text in found.values()):
+        raise TypeError
+    return found

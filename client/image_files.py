@@ -54,7 +54,7 @@ def find_images(place: Path) -> Images:
     names = []
     for name in found:
         path = place / name
-        if path.is_file() or path.is_symlink():
+        if path.is_file() or not path.exists():  # a link that leads nowhere is named when read
             names.append(name)
         else:  # a pipe would wait for ever
             closed.append((name, "is a pipe, socket or device and no file; leave it out"))

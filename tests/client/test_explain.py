@@ -320,6 +320,22 @@ def test_an_atlas_of_another_run_is_refused(site, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_atlas_that_names_the_classes_in_another_order_is_refused(site, tmp_path):
+    atlas, other = view_world().atlas, tmp_path / "other.safetensors"
+    turned = atlas.ontology.model_copy(update={"classes": atlas.ontology.classes[::-1]})
+    save_atlas(other, replace(atlas, ontology=turned))
+    with pytest.raises(CheckpointError, match=r"not those of .*; use model and atlas of the same"):
+        explain_images(request_of(site, atlas=other), tmp_path / "out")
+
+
+def test_a_page_that_cannot_be_written_leaves_the_index_of_what_is_done(site, tmp_path):
+    (tmp_path / "explanations-left-blob.html").mkdir()
+    with pytest.raises(IsADirectoryError):
+        explain_images(request_of(site), tmp_path)
+    index = json.loads((tmp_path / "explanations-index.json").read_text(encoding="utf-8"))
+    assert [row["source"] for row in index["explained"]] == [f"{SECRET}.png"]
+
+
 def test_a_picture_that_is_not_finite_is_refused_by_name(site, tmp_path, capsys):
     pixels = np.full((32, 32), np.nan, dtype=np.float32)
     Image.fromarray(pixels).save(tmp_path / "nan.tif")

@@ -53,7 +53,16 @@ def test_a_file_name_that_is_no_text_is_still_listed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"kind": "else"}', '{"kind": "mfm-explanations-index"}']
+    "text",
+    [
+        "{",
+        "[" * 100_000,
+        "[]",
+        '{"kind": "else"}',
+        '{"kind": "mfm-explanations-index"}',
+        '{"kind": "mfm-explanations-index", "not_explained": [], "explained": '
+        '[{"name": "n", "source": 2, "folder": {}, "files": []}]}',
+    ],
 )
 def test_another_file_of_that_name_is_not_overwritten(text, tmp_path):
     (tmp_path / INDEX).write_text(text)
