@@ -115,7 +115,7 @@ def check_cells(grid: Grid, data: Path) -> dict[str, list[dict[str, object]]]:
             try:
                 prepare(cell.study, data, Path(folder))
             except DataError as error:
-                problems += [f"{cell.name}: {line}" for line in error.problems]
+                problems += [f"{cell.name}: {error.subject}: {line}" for line in error.problems]
                 continue
             kinds = (SITES, HELD_OUT)
             rows = [describe_hospitals(cell.study, Path(folder), kind) for kind in kinds]

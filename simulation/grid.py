@@ -150,8 +150,10 @@ def _cells_of(
     ]
     if "$seed" not in marks:
         problems.append("$seed stands nowhere, so all seeds would give one run")
-    if "name" in content.get("run", {}):
+    if isinstance(run := content.get("run"), Mapping) and "name" in run:
         problems.append(f"{SET_BY_GRID}: is set by the grid; remove it")
+    if "run" in content and not isinstance(run, Mapping):
+        problems.append(f"run: expected keys and values, found {run!r:.80}")
     coupled = bool(marks & {"$phi", "-$phi"})
     if coupled and not config.couplings:
         problems.append("$phi stands here, but grid.couplings is empty; list couplings")

@@ -158,8 +158,18 @@ def test_checking_prepares_the_first_seed_of_every_cell_and_says_all_problems(
     with pytest.raises(DataError) as caught:
         check_cells(load_grid(write_grid(tmp_path, cells=content)), tmp_path)
     text = "\n".join(caught.value.problems)
-    assert "phantoms-phi0-seed0: held_out: no hospital elsewhere" in text
-    assert "phantoms-phi60-seed0: held_out" in text
+    assert "phantoms-phi0-seed0: hospitals: held_out: no hospital elsewhere" in text
+    assert "phantoms-phi60-seed0: hospitals: held_out" in text
+
+
+def test_check_names_the_file_that_a_cell_cannot_read(tmp_path: Path) -> None:
+    cells = tiny_grid()["grid"]["cells"]
+    data = {"root": ".", "manifest": "gone.csv"}
+    cells["phantoms"]["source"] = {"kind": "folder", "data": data}
+    grid = load_grid(write_grid(tmp_path, cells=cells, couplings=[]))
+    with pytest.raises(DataError) as caught:
+        check_cells(grid, tmp_path)
+    assert str(tmp_path / "gone.csv") in caught.value.problems[0]
 
 
 def test_check_tells_the_hospitals_of_a_grid(

@@ -96,6 +96,14 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path, change: dict, tol
     assert told in refused(tmp_path, tiny_grid(**change))
 
 
+@pytest.mark.parametrize("run", [None, "hello", [1]])
+def test_a_run_that_holds_no_keys_is_refused(tmp_path: Path, run: object) -> None:
+    content = tiny_grid()
+    content["grid"]["cells"]["phantoms"]["run"] = run
+    expected = f"grid.cells.phantoms: run: expected keys and values, found {run!r}"
+    assert expected in refused(tmp_path, content)
+
+
 def test_a_grid_needs_a_seed_a_hospital_to_test_on_and_two_values(tmp_path: Path) -> None:
     content = tiny_grid()
     content["grid"]["shared"]["run"]["ontology"]["attributes"]["view"] = ["AP", "PA", "lateral"]
