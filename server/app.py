@@ -25,7 +25,7 @@ from server.checkpoints import arrays_hash
 from server.config import ConsortiumConfig, load_agreed_run, load_consortium
 from server.journal import RunFolder, read_lines, write_json
 from server.phases import first_state, model_with, new_model, phases_of, pooled_atlas
-from strategies.answers import HEADS
+from strategies.answers import HEADS, refuse_too_large
 from strategies.code_hash import code_hash
 from strategies.collector import Identity
 from strategies.config import RunConfig
@@ -57,6 +57,7 @@ def run_federation(grid: Grid, consortium: ConsortiumConfig, resume: bool) -> Ru
     """
     torch.set_num_threads(consortium.threads)
     run = load_agreed_run(consortium)
+    refuse_too_large(run)
     folder = RunFolder(consortium.output, canonical_hash(run), code_hash(), run.rounds)
     kept, phases = folder.open(resume), len(plan_of(run))
     try:

@@ -9,6 +9,7 @@ What crosses the hospital's boundary: the Sums described here, and the change of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from mfm_core.autoencoder import latent_grid
 from mfm_core.dataset import SPLITS, ImageSet
+from mfm_core.errors import ConfigError
 from mfm_core.evaluation import metric_sum
 from mfm_core.explanation_sums import empty_explanation_sum
 from mfm_core.flips import empty_flip_sum
@@ -28,11 +30,14 @@ from mfm_core.patches import patch_moments
 from mfm_core.subgroups import empty_subgroup_sum
 from mfm_core.sums import Schema, Sum
 from strategies.config import RunConfig
-from strategies.plan import Kind
+from strategies.plan import Kind, plan_of
 
 VALIDATION, LOSS, SUPPRESSED = "val.", "loss.", "suppressed"
 LATENT, HEADS = "latent_sums", "mitigated_heads"
 EXPLANATIONS, FLIPS, SUBGROUPS = "explanations", "flips", "subgroups"
+LARGEST_SUM_MIB = 60
+"""A site's default limit is 64 MiB for a whole message."""
+
 CHOSEN = "chosen"
 """Name of the head in the weights, beside the names of the mitigated ones."""
 
@@ -124,6 +129,27 @@ def mitigated_methods(run: RunConfig) -> tuple[MethodName, ...]:
 def trained_methods(run: RunConfig) -> tuple[MethodName, ...]:
     """Return those of them that the sites train."""
     return tuple(method for method in mitigated_methods(run) if method in TRAINED)
+
+
+def refuse_too_large(run: RunConfig) -> None:
+    """Refuse a run with an exchange whose Sum no site lets pass by default.
+
+    Raises:
+        ConfigError: named are the exchanges, their sizes and what makes them smaller.
+    """
+    problems = []
+    for step in plan_of(run):
+        answer, request = answer_of(run, step.kind).total, request_schema(run, step.kind)
+        for end, schema in (("reply", answer), ("request", request)):
+            mib = 8 * sum(math.prod(shape) for _, shape in schema or ()) / 2**20
+            if mib > LARGEST_SUM_MIB and step.round in (0, 1):
+                problems.append(
+                    f"the {end} of {step.kind} would hold {mib:.0f} MiB, sites allow "
+                    f"{LARGEST_SUM_MIB} (limits.max_message_mib); name fewer mitigation.methods, "
+                    "fewer attribute values or classes, or fewer latent_channels"
+                )
+    if problems:
+        raise ConfigError(f"run {run.name}", problems)
 
 
 def latent_size(run: RunConfig) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mfm_core.dataset import ImageSet
+from mfm_core.errors import ConfigError
 from mfm_core.evaluation import metric_sum
 from mfm_core.head import SHRINKAGES, Head, candidate_sum
 from mfm_core.latent_sums import latent_sum
@@ -20,6 +21,7 @@ from strategies.answers import (
     part_of,
     read_heads,
     read_training_sum,
+    refuse_too_large,
     request_schema,
     training_sum,
     with_suppressed,
@@ -115,3 +117,15 @@ def test_heads_travel_to_the_bit() -> None:
     for sent, received in zip(heads, read_heads(found), strict=True):
         assert sent.weight.tobytes() == received.weight.tobytes()
         assert sent.bias.tobytes() == received.bias.tobytes()
+
+
+def test_a_run_whose_sums_no_site_would_let_pass_is_refused_before_it_begins() -> None:
+    refuse_too_large(RUN)
+    classes = [f"class {number}" for number in range(15)]
+    values = [f"value {number}" for number in range(32)]
+    ontology = {"classes": classes, "attributes": {"scanner": values}}
+    mitigation = {"attribute": "scanner"}
+    run = RUN.model_validate({**RUN.model_dump(), "ontology": ontology, "mitigation": mitigation})
+    with pytest.raises(ConfigError, match=r"reply of audit would hold .* MiB") as caught:
+        refuse_too_large(run)
+    assert "mitigation.methods" in caught.value.problems[0]
