@@ -7,8 +7,11 @@ What crosses the hospital's boundary: nothing; these commands read and write loc
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import traceback
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import click
@@ -156,29 +159,41 @@ def _print_json(content: dict[str, Any]) -> None:
     print(json.dumps(content, indent=2, ensure_ascii=False))
 
 
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM. No KeyboardInterrupt, which typer turns into an exit code of its own."""
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise Interrupted
+
+
 def call(arguments: list[str] | None = None) -> int:
-    """Run a command and return its exit code; a refusal is printed as plain text."""
+    """Run a command and return its exit code; errors go to standard error as plain text."""
     try:
         code = app(arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.ClickException as error:
         error.show()
         return 2
-    except (KeyboardInterrupt, click.Abort):
-        print("Interrupted.", file=sys.stderr)
-        return 3
     except MfmError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     except OSError as error:
         print(system_refusal(error), file=sys.stderr)
-        return 3
-    return code if isinstance(code, int) else 0
+    except (Interrupted, KeyboardInterrupt, click.Abort):
+        print("Interrupted.", file=sys.stderr)
+    except Exception:
+        traceback.print_exc()
+        print("This is a defect of mfm-client; please report the lines above.", file=sys.stderr)
+    return 3
 
 
 def main() -> None:
     """Entry point of the console script."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     sys.exit(call())
 
 

@@ -23,3 +23,28 @@ def test_the_module_runs_as_a_program():
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1 and done.stdout == ""
     assert "check the path" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_with_code_3_and_plain_words(number: signal.Signals) -> None:
+    code = (
+        "import sys, time; from client import __main__ as m, ledger; "
+        "ledger.read_outbox = lambda *_: (print('started', flush=True), time.sleep(60)); "
+        "sys.argv = ['mfm-client', 'ledger', '--config', 'x.yaml']; m.main()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "started\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert said.strip() == "Interrupted."
+
+
+def test_a_defect_ends_with_code_3_and_asks_for_a_report(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("client.ledger.read_outbox", lambda *_: 1 / 0)
+    assert call(["ledger", "--config", "x.yaml"]) == 3
+    assert "defect of mfm-client" in capsys.readouterr().err
