@@ -15,42 +15,49 @@ from client.dicom_header import ATTRIBUTES, DEFAULT_ATTRIBUTES
 
 app = typer.Typer()
 
+Labels = Annotated[Path | None, typer.Option(help="CSV with labels by UID or accession number.")]
+KeyColumn = Annotated[
+    str | None, typer.Option(help="Its column with the identifier; default by its name.")
+]
+SopClasses = Annotated[
+    list[str] | None, typer.Option("--sop-class", help="Only this class's UID; repeat.")
+]
+Attributes = Annotated[
+    list[str] | None,
+    typer.Option(
+        help=f"Column to write, of {', '.join(ATTRIBUTES)}; repeat. "
+        f"Default: {', '.join(DEFAULT_ATTRIBUTES)}."
+    ),
+]
+KeepUnlabelled = Annotated[
+    bool, typer.Option("--keep-unlabelled", help="Keep images that the table does not name.")
+]
+StudyAsPatient = Annotated[
+    bool, typer.Option("--study-as-patient", help="Where there is no patient id.")
+]
+Copy = Annotated[
+    bool, typer.Option("--copy", help="Write copies that hold pixels only, and use those.")
+]
+State = Annotated[
+    Path | None,
+    typer.Option(help="The site's state folder, with its secret; default is beside --out."),
+]
+
 
 @app.command()
 def intake(  # noqa: PLR0913, PLR0917  # a command's arguments are its options
     source: Annotated[Path, typer.Argument(help="Folder of DICOM files, in any order of folders.")],
     out: Annotated[Path, typer.Option(help="Folder for manifest and lists.")],
-    labels: Annotated[
-        Path | None, typer.Option(help="CSV with labels by UID or accession number.")
-    ] = None,
+    labels: Labels = None,
     label_column: Annotated[str, typer.Option(help="Its column with the label.")] = "label",
-    key_column: Annotated[
-        str | None, typer.Option(help="Its column with the identifier; default by its name.")
-    ] = None,
+    key_column: KeyColumn = None,
     modality: Annotated[list[str] | None, typer.Option(help="Only this one; repeat.")] = None,
-    sop_class: Annotated[
-        list[str] | None, typer.Option("--sop-class", help="Only this class's UID; repeat.")
-    ] = None,
-    attribute: Annotated[
-        list[str] | None,
-        typer.Option(
-            help=f"Column to write, of {', '.join(ATTRIBUTES)}; repeat. "
-            f"Default: {', '.join(DEFAULT_ATTRIBUTES)}."
-        ),
-    ] = None,
-    keep_unlabelled: Annotated[
-        bool, typer.Option("--keep-unlabelled", help="Keep images that the table does not name.")
-    ] = False,
-    study_as_patient: Annotated[
-        bool, typer.Option("--study-as-patient", help="Where there is no patient id.")
-    ] = False,
-    copy: Annotated[
-        bool, typer.Option("--copy", help="Write copies that hold pixels only, and use those.")
-    ] = False,
-    state: Annotated[
-        Path | None,
-        typer.Option(help="The site's state folder, with its secret; default is beside --out."),
-    ] = None,
+    sop_class: SopClasses = None,
+    attribute: Attributes = None,
+    keep_unlabelled: KeepUnlabelled = False,
+    study_as_patient: StudyAsPatient = False,
+    copy: Copy = False,
+    state: State = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
 ) -> None:
     """Make a manifest out of a folder of DICOM files; every file left out is listed with why.
