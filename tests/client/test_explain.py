@@ -386,9 +386,8 @@ def test_a_colour_model_explains_a_grey_image(tmp_path):
 
     shape = ModelConfig(widths=(32, 64), depths=(1, 1), latent_channels=16)
     model = build_autoencoder(shape, ImageConfig(size_px=32, channels=3), 2, seed=0)
-    ontology = OntologyConfig(classes=("mole", "melanoma"))
+    ontology, spread = OntologyConfig(classes=("mole", "melanoma")), np.eye(model.latent_size)
     means = np.random.default_rng(0).normal(size=(2, model.latent_size))
-    spread = np.eye(model.latent_size)
     atlas = Atlas(ontology, np.array([5.0, 5.0]), means, spread, encoder_hash=encoder_hash(model))
     save_model(tmp_path / "final.safetensors", model, "c" * 64, ontology)
     save_atlas(tmp_path / "atlas.safetensors", atlas)
