@@ -148,6 +148,7 @@ def test_a_private_key_without_its_banner_is_known_too(tmp_path: Path) -> None:
         "ecdsa-sha2-nistp384 ****",
         "ecdsa-sha2-nistp384 " + public().split()[1].replace("A", "é", 1),
     ],
+    ids=["empty", "rsa", "ed25519", "p256", "cut off", "stars", "not ascii"],
 )
 def test_other_and_damaged_keys_are_refused(key: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="public_key: ") as caught:
