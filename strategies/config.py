@@ -95,7 +95,11 @@ class AuditConfig(Part):
 
     enabled: bool = Field(True, description="Ask the sites for audit counts at the end of a run.")
     explained_per_class: int = Field(
-        8, ge=0, le=100, description="Images of a class, and of the others, scored per site."
+        12,
+        ge=0,
+        le=100,
+        description="Images of a class, and of the others, scored per site; a site withholds "
+        "figures of fewer patients than its min_cell_count.",
     )
     min_group: int = Field(
         10, ge=1, description="Fewest patients of a subgroup whose figures are shown."
