@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
@@ -43,7 +44,9 @@ def pack(head: dict[str, Any], payload: wire.Payload) -> list[bytes]:
     named: dict[str, NDArray[Any]] = {f"sum/{name}": array for name, array in arrays.items()}
     if payload.model is not None:
         named[MODEL] = payload.model
-    return [json.dumps({**head, "sum": schema}).encode(), save(named)]
+    # safetensors writes the memory of an array as it lies, whatever its strides say
+    whole = {name: np.ascontiguousarray(array) for name, array in named.items()}
+    return [json.dumps({**head, "sum": schema}).encode(), save(whole)]
 
 
 def unpack(parts: list[bytes]) -> tuple[dict[str, Any], wire.Payload]:

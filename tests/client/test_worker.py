@@ -42,7 +42,8 @@ def request(site: Site) -> Request:
 
 
 def test_arrays_come_back_to_the_bit() -> None:
-    total = Sum({"b": np.array([1e-300, np.pi]), "a": np.zeros((2, 0, 3))})
+    turned = np.arange(24.0).reshape(4, 6)[:, ::2]
+    total = Sum({"b": np.array([1e-300, np.pi]), "a": np.zeros((2, 0, 3)), "turned": turned})
     payload = wire.Payload(np.arange(5, dtype=np.float32), total)
     head, again = unpack(pack({"kind": "train"}, payload))
     assert head["kind"] == "train" and again.total is not None and again.model is not None
