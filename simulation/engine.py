@@ -41,8 +41,13 @@ def find_command(name: str) -> str:
     """Return the path of a Flower command, first beside this Python.
 
     Raises:
-        RunFailed: Flower's simulation extra is not installed.
+        RunFailed: Flower's simulation extra is not installed, or lies where Ray cannot start it.
     """
+    if any(letter.isspace() for letter in sys.executable):
+        raise RunFailed(
+            f"{sys.executable}: Ray cannot start workers from a folder with a space in its name; "
+            "move the clone, then remove .venv and set it up again"
+        )
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:

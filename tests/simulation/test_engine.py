@@ -74,6 +74,12 @@ def test_a_missing_simulation_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
         engine.find_command("flower-superlink")
 
 
+def test_a_folder_with_a_space_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/home/a clone/.venv/bin/python")
+    with pytest.raises(RunFailed, match="move the clone"):
+        engine.find_command("flwr")
+
+
 def test_the_engines_environment_hides_the_callers_import_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
