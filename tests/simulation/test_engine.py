@@ -75,7 +75,7 @@ def test_a_missing_simulation_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_folder_with_a_space_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/home/a clone/.venv/bin/python")
+    monkeypatch.setattr(sys, "executable", str(Path("a clone", ".venv", "bin", "python")))
     with pytest.raises(RunFailed, match="move the clone"):
         engine.find_command("flwr")
 
