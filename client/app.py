@@ -261,7 +261,7 @@ def give_latent_sums(request: Request) -> Reply:
     site.load(request.weights)
     chosen = images.select("train")
     found = guarded_latent_sum(
-        look(request, "train").mu,
+        site.latents("train"),
         (images.labels[chosen], images.attributes[chosen], images.patients[chosen]),
         site.run.ontology,
         site.config.limits.min_cell_count,
@@ -274,7 +274,7 @@ def try_heads(request: Request) -> Reply:
     site = request.site
     site.load(request.weights)
     labels = site.images.labels[site.images.select("val")]
-    found = candidate_sum(look(request, "val").mu, labels, read_heads(request.total))
+    found = candidate_sum(site.latents("val"), labels, read_heads(request.total))
     return Reply(len(labels), wire.Payload(total=found))
 
 
@@ -288,7 +288,7 @@ def train_heads(request: Request) -> Reply:
     sent = heads_from_sum(part_of(request.total, HEADS))
     before = {method: sent[method] for method in trained_methods(run)}
     parts = (images.labels[chosen], images.attributes[chosen], images.patients[chosen])
-    data = HeadData(look(request, "train").mu, *parts)
+    data = HeadData(site.latents("train"), *parts)
     after = {
         method: head_round(
             method,

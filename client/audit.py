@@ -24,7 +24,6 @@ from client.audit_picture import draw_centres
 from client.config import SiteConfig, load_site_config
 from client.limits import guarded_latent_sum
 from client.site import ATLAS, CACHE, FINAL, HEADS_FILE
-from client.whole_file import write_whole
 from mfm_core.atlas import Atlas, load_atlas
 from mfm_core.autoencoder import Autoencoder
 from mfm_core.bias import flip_figures, flip_sum, here_or_elsewhere, rank_biases
@@ -39,6 +38,7 @@ from mfm_core.inference import Inference, infer
 from mfm_core.report import finite
 from mfm_core.slices import Slice, decode_slices, find_slices
 from mfm_core.subgroups import subgroup_figures, subgroup_sum
+from mfm_core.whole_file import write_whole
 
 Part = Literal["explanations", "bias", "subgroups", "slices"]
 PARTS: tuple[Part, ...] = get_args(Part)

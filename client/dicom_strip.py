@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from client.whole_file import write_whole
+from mfm_core.whole_file import write_whole
 
 FOLDER = "images"
 KEPT = frozenset(

@@ -24,10 +24,10 @@ from client.app import app
 from client.config import SiteConfig
 from client.local_coordinator import LocalCoordinator
 from client.site import CACHE, LOG, open_site
-from client.whole_file import write_whole
 from mfm_core.checkpoint import save_arrays
 from mfm_core.config import canonical_hash, dump_yaml
 from mfm_core.errors import MfmError
+from mfm_core.whole_file import write_whole
 from strategies import wire
 from strategies.answers import answer_of
 from strategies.code_hash import code_hash

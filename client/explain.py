@@ -21,7 +21,6 @@ import numpy as np
 from client.explain_index import INDEX, Entry, Index, Refused, open_index
 from client.explain_record import NAMES, NOTE, main_of, record_of, rows_of, slug_of
 from client.image_files import find_images
-from client.whole_file import write_whole
 from mfm_core.atlas import Atlas, load_atlas
 from mfm_core.autoencoder import Autoencoder
 from mfm_core.checkpoint import encoder_hash, load_model
@@ -33,6 +32,7 @@ from mfm_core.images import Frame, read_image
 from mfm_core.pictures import draw_methods, draw_sweep, draw_sweep_gif
 from mfm_core.question import Question, ask
 from mfm_core.report import finite
+from mfm_core.whole_file import write_whole
 
 PAGE_IMAGES = 20
 """Images on one page (about 1 MB each); more make further pages, which a phone can still open."""

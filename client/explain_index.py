@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from client.whole_file import write_whole
 from mfm_core.errors import DataError
 from mfm_core.explanation_page import INDEX_STAYS, index_page
+from mfm_core.whole_file import write_whole
 
 INDEX = "explanations-index.json"
 KIND = "mfm-explanations-index"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from mfm_core.checkpoint import save_arrays
 from mfm_core.errors import ConfigError, OutboxRefusal
+from mfm_core.whole_file import write_whole
 
 POLL_S = 0.5
 FOLDER = "held"
@@ -110,7 +110,4 @@ def decide(state: Path, name: str, approved: bool, who: str) -> None:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(content, indent=1).encode())

@@ -31,10 +31,10 @@ from client.label_table import LabelTable, read_labels
 from client.progress import Show
 from client.pseudonyms import Pseudonyms, open_pseudonyms
 from client.source_files import list_files, name_reason
-from client.whole_file import write_whole
 from mfm_core.config import ImageConfig
 from mfm_core.errors import DataError
 from mfm_core.images import decode_image, quiet_decoders
+from mfm_core.whole_file import write_whole
 
 MANIFEST, LEFT_OUT, SUMMARY = "manifest.csv", "left-out-stays-here.csv", "intake.json"
 NOTE = "STAYS-AT-THE-HOSPITAL.txt"

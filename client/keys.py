@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
 from client.folder import Folder
-from client.whole_file import write_whole
 from mfm_core.config import problems_of
 from mfm_core.errors import ConfigError
+from mfm_core.whole_file import write_whole
 from strategies.onboarding import SiteRequest, key_blob, name_problem, read_json
 
 

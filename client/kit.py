@@ -17,9 +17,9 @@ from client.certificate import Certificate, read_authority
 from client.config import SiteConfig
 from client.folder import Folder
 from client.keys import read_request
-from client.whole_file import write_whole
 from mfm_core.config import canonical_hash, load_yaml
 from mfm_core.errors import ConfigError
+from mfm_core.whole_file import write_whole
 from strategies.config import RunConfig
 from strategies.onboarding import KIT, KIT_AUTHORITY, KIT_RUN, KIT_SITE, Kit, read_json
 

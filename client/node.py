@@ -31,11 +31,11 @@ from client.config import load_site_config
 from client.folder import Folder
 from client.keys import key_problems, write_private
 from client.kit import read_kit
-from client.processes import Process, observe, read_process, wait_until_gone
 from client.supervisor import Pace, Program, Service, supervise
-from client.whole_file import write_whole
 from mfm_core.errors import ConfigError, RunFailed
+from mfm_core.whole_file import write_whole
 from strategies.code_hash import bundle_folder
+from strategies.processes import Process, observe, read_process, wait_until_gone
 
 LOOPBACK = "127.0.0.1,localhost,::1"
 CONNECTED = "SuperNode ID:"

@@ -16,7 +16,6 @@ from typing import Any
 
 from client.audit import Opened, Request, audit_opened, open_audit, own_cells
 from client.config import load_site_config, load_site_run
-from client.whole_file import write_whole
 from mfm_core.atlas import Atlas
 from mfm_core.config import canonical_hash
 from mfm_core.contrasts import here_or_elsewhere
@@ -25,6 +24,7 @@ from mfm_core.evaluation import metric_sum, metrics_from
 from mfm_core.gallery import take_pictures
 from mfm_core.report import finite, render_report
 from mfm_core.report_page import Local
+from mfm_core.whole_file import write_whole
 
 PAGE = "report-stays-here.html"
 REPLICATES = 1000

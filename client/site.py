@@ -8,7 +8,7 @@ cache. What crosses the hospital's boundary: nothing here.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from client.config import SiteConfig, load_site_config, load_site_run
 from client.outbox import Outbox
 from mfm_core.autoencoder import Autoencoder, build_autoencoder
-from mfm_core.checkpoint import load_flat_weights, weight_schema
+from mfm_core.checkpoint import encoder_hash, load_flat_weights, weight_schema
 from mfm_core.config import canonical_hash
 from mfm_core.dataset import ImageSet, open_images
+from mfm_core.inference import infer
 from mfm_core.sums import Schema
 from strategies.config import RunConfig
 
@@ -36,6 +37,9 @@ class Site:
     config: SiteConfig
     run: RunConfig
     config_hash: str
+    _latents: dict[str, tuple[str, NDArray[np.float32]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @cached_property
     def images(self) -> ImageSet:
@@ -75,6 +79,18 @@ class Site:
         """Return the model with the given flat weights."""
         load_flat_weights(self.model, weights)
         return self.model
+
+    def latents(self, split: str) -> NDArray[np.float32]:
+        """Return `[N, L]`, the latent means of a split's images under the loaded model.
+
+        Computed once per autoencoder: rounds that change the head only see the same latents.
+        """
+        encoder = encoder_hash(self.model)
+        kept = self._latents.get(split)
+        if kept is None or kept[0] != encoder:
+            kept = encoder, infer(self.model, self.images, self.images.select(split)).mu
+            self._latents[split] = kept
+        return kept[1]
 
 
 _SITES: dict[Path, Site] = {}

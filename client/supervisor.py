@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from client.processes import Process, ended_with_parent, observe
 from mfm_core.errors import RunFailed
+from strategies.processes import Process, ended_with_parent, observe
 
 EXIT_CODE = re.compile(r"Exit Code: (\d+)")
 REFUSED, ACTIVATION = 305, "[code: 2004]"

@@ -22,7 +22,7 @@ from mfm_core.autoencoder import Autoencoder
 from mfm_core.contrasts import contrast_to, sides_of
 from mfm_core.drawing import DPI, FADED, INK, STYLE, encode_png
 from mfm_core.errors import DataError
-from mfm_core.pictures import BRIGHTER, DARKER, GAP, HEADER, TILE
+from mfm_core.pictures import GAP, HEADER, TILE, overlay
 from mfm_core.question import ALPHA_LIMIT, check_encoder, reading
 
 ALPHAS = (-2.0, -1.0, 0.0, 1.0, 2.0)
@@ -100,7 +100,7 @@ def draw_bias_axis(
     scale = max(float(np.abs(change).max()), LEAST_SCALE)
     against = contrast_to(atlas.ontology, attribute, value).against
     names = (f"towards {against}", "mean of all patients", f"towards {value}", "difference")
-    tiles = [*frames, _tint(change, frames[1].mean(axis=0), scale)]
+    tiles = [*frames, overlay(change, frames[1].mean(axis=0), scale)]
     width = len(tiles) * (TILE + GAP) + GAP
     height = HEADER + TILE + CAPTION + FOOT
     with rc_context(STYLE):
@@ -129,12 +129,3 @@ def draw_bias_axis(
 
 def _short(text: str) -> str:
     return text if len(text) <= 24 else text[:23] + "…"
-
-
-def _tint(change: Pixels, anatomy: Pixels, scale: float) -> Pixels:
-    """Return `[H, W, 3]`: the change in blue and orange, as strong as it is, over grey anatomy."""
-    strength = np.clip((np.abs(change) / scale - 0.08) / 0.92, 0, 1)[..., None]
-    colour = np.where(change[..., None] > 0, BRIGHTER, DARKER) / 255.0
-    mixed = anatomy[..., None] * 0.85 * (1 - strength) + colour * strength
-    tinted: Pixels = mixed.astype(np.float32)
-    return tinted

@@ -27,6 +27,7 @@ from mfm_core.autoencoder import Autoencoder, build_autoencoder
 from mfm_core.config import ImageConfig, ModelConfig, OntologyConfig, problems_of
 from mfm_core.errors import CheckpointError
 from mfm_core.sums import Schema, schema_hash
+from mfm_core.whole_file import write_whole
 
 FORMAT = "mfm-1"
 
@@ -99,16 +100,7 @@ def save_arrays(
     """Write arrays and metadata atomically: temporary name, sync, rename."""
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     content = save(whole, {"format": FORMAT, **metadata})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, content)
     _sync_folder(path.parent)
 
 

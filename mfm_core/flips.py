@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from mfm_core.atlas import Atlas
 from mfm_core.config import OntologyConfig
 from mfm_core.contrasts import Contrast, contrasts_of, sides_of
 from mfm_core.errors import DataError
 from mfm_core.head import Head
+from mfm_core.intervals import share_interval
 from mfm_core.sums import Array, Sum
 
 DIGITS = 6
@@ -138,7 +138,7 @@ def _figures(n: float, flipped: float, smallest: float) -> dict[str, Any]:
             reason = f"fewer than {smallest:g} patients; not shown"
         empty = dict.fromkeys(("n", "flipped", "share", "low", "high"))
         return {**empty, "reason": reason}
-    low, high = wilson(flipped, n)
+    low, high = share_interval(flipped, n)
     return {
         "n": round(n, DIGITS),
         "flipped": round(flipped, DIGITS),
@@ -147,17 +147,6 @@ def _figures(n: float, flipped: float, smallest: float) -> dict[str, Any]:
         "high": round(high, DIGITS),
         "reason": "",
     }
-
-
-def wilson(hits: float, n: float, level: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson score interval of hits out of n > 0 (Wilson 1927), within [0, 1]."""
-    z = float(ndtri(0.5 + level / 2))
-    share = hits / n
-    middle = share + z**2 / (2 * n)
-    half = z * np.sqrt(max(share * (1 - share), 0.0) / n + z**2 / (4 * n**2))
-    scale = 1 + z**2 / n
-    low, high = (middle - half) / scale, (middle + half) / scale
-    return max(0.0, float(low)), min(1.0, float(high))
 
 
 def _weights(patients: Integers, true: Integers) -> Array:

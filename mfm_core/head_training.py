@@ -36,6 +36,7 @@ from mfm_core.atlas import Atlas
 from mfm_core.erasure import centre_of, scarcity, shrunk_covariance
 from mfm_core.errors import ConfigError, DataError
 from mfm_core.head import Head
+from mfm_core.latent_sums import index_problems
 from mfm_core.sums import Array
 
 RATE = 2.0
@@ -249,12 +250,6 @@ def refuse_unusable(data: HeadData, atlas: Atlas) -> None:
             f"{broken} labelled images have a latent that is not finite: the model has diverged; "
             "go back to an earlier checkpoint"
         )
-    tops = {"label": (data.labels, len(atlas.counts))}
-    for column, (name, values) in enumerate(attributes.items()):
-        tops[f"attribute {name}"] = (data.attributes[:, column], len(values))
-    for name, (indices, top) in tops.items():
-        outside = int(((indices < -1) | (indices >= top)).sum())
-        if outside:
-            problems.append(f"{name}: {outside} indices outside -1..{top - 1} of the ontology")
+    problems += index_problems(data.labels, data.attributes, atlas.ontology)
     if problems:
         raise DataError("head training", problems)

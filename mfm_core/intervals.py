@@ -24,6 +24,7 @@ from itertools import combinations
 from typing import Literal
 
 import numpy as np
+from scipy.special import ndtri
 from scipy.stats import t as student
 
 from mfm_core.evaluation import DIGITS, Estimate
@@ -88,8 +89,14 @@ def wilson(value: float, patients: float, t: float) -> tuple[float, float]:
     """Return Wilson's score interval of a share of so many patients."""
     square = t * t / patients
     middle = (value + square / 2.0) / (1.0 + square)
-    spread = math.sqrt(value * (1.0 - value) * square + square * square / 4.0) / (1.0 + square)
+    part = max(value * (1.0 - value), 0.0)
+    spread = math.sqrt(part * square + square * square / 4.0) / (1.0 + square)
     return max(0.0, min(value, middle - spread)), min(1.0, max(value, middle + spread))
+
+
+def share_interval(hits: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's score interval of `hits` out of n > 0 (Wilson 1927), within [0, 1]."""
+    return wilson(hits / n, n, float(ndtri(0.5 + level / 2)))
 
 
 def jackknife_variance(without: Array) -> Array:

@@ -104,12 +104,21 @@ def _refuse_unusable(
             f"{broken} of {images} images have a latent that is not finite: the model has "
             "diverged; go back to an earlier checkpoint or lower the learning rate"
         )
+    problems += index_problems(labels, attributes, ontology)
+    if problems:
+        raise DataError("latents", problems)
+
+
+def index_problems(
+    labels: NDArray[np.int64], attributes: NDArray[np.int64], ontology: OntologyConfig
+) -> list[str]:
+    """Return what is wrong with labels `[N]` and attributes `[N, A]`: indices off the ontology."""
     tops = {"label": (labels, len(ontology.classes))}
     for column, (name, values) in enumerate(ontology.attributes.items()):
         tops[f"attribute {name}"] = (attributes[:, column], len(values))
+    problems = []
     for name, (indices, top) in tops.items():
         outside = int(((indices < -1) | (indices >= top)).sum())
         if outside:
             problems.append(f"{name}: {outside} indices outside -1..{top - 1} of the ontology")
-    if problems:
-        raise DataError("latents", problems)
+    return problems

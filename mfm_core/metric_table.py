@@ -23,9 +23,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom, norm
+from scipy.stats import binom
 
 from mfm_core.config import OntologyConfig
+from mfm_core.intervals import share_interval
 from mfm_core.sums import Array
 
 METHOD_NAMES = (
@@ -169,7 +170,7 @@ def figure_of(metric: Metric, histogram: Array, seed: int = 0) -> Figure:
         return Figure(None, None, None, 0, metric.goal, None)
     ends: tuple[float, float] | None
     if metric.statistic == "share":
-        value, ends = counts[-1] / n, _wilson(int(counts[-1]), n)
+        value, ends = counts[-1] / n, share_interval(int(counts[-1]), n, LEVEL)
     elif metric.statistic == "median":
         values = np.repeat(metric.grid, counts)
         value, ends = float(np.median(values)), _order_interval(values)
@@ -190,15 +191,6 @@ def _met(metric: Metric, value: float, low: float | None) -> bool | None:
 
 def _short(value: float) -> float:
     return round(float(value), DIGITS)
-
-
-def _wilson(hits: int, n: int) -> tuple[float, float]:
-    """Return the score interval of a share."""
-    z = float(norm.ppf((1 + LEVEL) / 2))
-    share, extra = hits / n, z * z / n
-    middle = (share + extra / 2) / (1 + extra)
-    half = np.sqrt(share * (1 - share) * extra + extra**2 / 4) / (1 + extra)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _order_interval(values: Array) -> tuple[float, float] | None:

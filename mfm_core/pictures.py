@@ -97,7 +97,7 @@ def draw_methods(explanations: Sequence[Explanation], original: Pixels | None = 
             place = (column, top - HEADER + row * (TILE + CAPTION + GAP))
             saliency = explanation.saliency
             scale = float(np.quantile(saliency, 0.998)) or float(saliency.max()) or 1.0
-            axes = _tile(figure, place, _overlay(saliency, image.mean(axis=0), scale))
+            axes = _tile(figure, place, overlay(saliency, image.mean(axis=0), scale))
             axes.set_xlabel(_caption(explanation), size=9.5, color=INK)
         note = fill(
             "Orange counts most; each map has its own scale. Drawing methods show what would "
@@ -128,7 +128,7 @@ def draw_reconstructions(rows: Sequence[Reconstruction]) -> bytes:
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
         for number, (row, residual) in enumerate(zip(rows, residuals, strict=True)):
-            shown = _overlay(residual, np.zeros_like(residual), scale)
+            shown = overlay(residual, np.zeros_like(residual), scale)
             tiles = (row.original, row.input, row.reconstruction, shown)
             for column, (name, tile) in enumerate(zip(names, tiles, strict=True)):
                 axes = _tile(figure, (column, number * (TILE + GAP)), tile, smooth=False)
@@ -178,7 +178,7 @@ def _draw_first_row(figure: Figure, sweep: Sweep, y: float) -> None:
     _tile(figure, (1, y), sweep.reconstruction).set_xlabel(
         f"Redrawn, step 0\n{sweep.target} {percent(probability)}", size=9.5, color=INK
     )
-    _tile(figure, (2, y), _overlay(change, sweep.reconstruction.mean(axis=0), scale)).set_xlabel(
+    _tile(figure, (2, y), overlay(change, sweep.reconstruction.mean(axis=0), scale)).set_xlabel(
         f"Changed at step {signed(sweep.shown_alpha)}", size=9.5, color=INK
     )
     _draw_scale(figure, scale, y)
@@ -207,7 +207,7 @@ def _draw_scale(figure: Figure, scale: float, y: float) -> None:
     bottom = 1 - (y + HEADER + TILE + 0.32) / height
     axes = figure.add_axes((left, bottom, TILE / width, 0.09 / height))
     ramp = np.linspace(-scale, scale, 128, dtype=np.float32)[None]
-    axes.imshow(_overlay(ramp, np.full_like(ramp, 0.5), scale), aspect="auto")
+    axes.imshow(overlay(ramp, np.full_like(ramp, 0.5), scale), aspect="auto")
     axes.set_xticks([0, 127], [f"−{scale:.2f} darker", f"brighter +{scale:.2f}"], size=8)
     axes.get_xticklabels()[0].set_horizontalalignment("left")
     axes.get_xticklabels()[1].set_horizontalalignment("right")
@@ -266,7 +266,7 @@ def _show(axes: Axes, picture: NDArray[np.float32], smooth: bool) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _overlay(
+def overlay(
     difference: NDArray[np.float32], anatomy: NDArray[np.float32], scale: float
 ) -> NDArray[np.float32]:
     """Return `[H, W, 3] in [0, 1]`: blue and orange, as strong as the change, over grey anatomy."""

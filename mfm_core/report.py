@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mfm_core.gallery import Pictures
 from mfm_core.report_page import Local, page_of
+from mfm_core.whole_file import write_whole
 
 RESULTS, REPORT = "results.json", "report.html"
 
@@ -37,7 +37,7 @@ def write_report(folder: Path, results: Mapping[str, Any], pictures: Pictures) -
     """
     clean = finite(results)
     settings = clean.get("settings") or _read_settings(folder / "run.yaml")
-    path = _write(folder / REPORT, render_report(clean, pictures, settings))
+    path = write_whole(folder / REPORT, render_report(clean, pictures, settings).encode())
     write_results(folder, clean)
     return path
 
@@ -70,7 +70,7 @@ def render_report(
 def write_results(folder: Path, results: Mapping[str, Any]) -> Path:
     """Write results.json: keys sorted, floats of six digits, null where a number is undefined."""
     text = json.dumps(finite(results), indent=2, sort_keys=True, ensure_ascii=False)
-    return _write(folder / RESULTS, text + "\n")
+    return write_whole(folder / RESULTS, f"{text}\n".encode())
 
 
 def finite(value: Any) -> Any:
@@ -92,15 +92,3 @@ def _read_settings(path: Path) -> dict[str, Any]:
         return {}
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     return content if isinstance(content, dict) else {}
-
-
-def _write(path: Path, text: str) -> Path:
-    """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mfm_core.flips import wilson
+from mfm_core.intervals import share_interval
 from mfm_core.report_words import MET, MISSED, Cell, Table, listed, number, percent, span
 
 Row = Mapping[str, Any]
@@ -297,6 +297,6 @@ def _flip_share(rows: Rows) -> Cell:
     if not totals:
         return span(None)
     value, (hits, n) = max(totals.items(), key=lambda item: item[1][0] / item[1][1])
-    low, high = wilson(hits, n)
+    low, high = share_interval(hits, n)
     note = f"n {n:.0f}" + (f", {value}" if len(totals) > 1 else "")
     return Cell(percent(hits / n), f"{percent(low)} to {percent(high)}", note)

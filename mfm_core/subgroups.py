@@ -39,6 +39,7 @@ from scipy.special import logsumexp
 from mfm_core.config import OntologyConfig
 from mfm_core.errors import DataError
 from mfm_core.intervals import GROUPS
+from mfm_core.latent_sums import index_problems
 from mfm_core.subgroup_rows import LINEAR_PART, RANGE, subgroup_figures
 from mfm_core.sums import Array, Sum
 
@@ -261,12 +262,6 @@ def _refuse_unusable(
     problems = []
     if not np.isfinite(logits).all():
         problems.append("a logit is not finite: the model has diverged; use an earlier checkpoint")
-    tops = {"label": (labels, len(ontology.classes))}
-    for column, (name, values) in enumerate(ontology.attributes.items()):
-        tops[f"attribute {name}"] = (attributes[:, column], len(values))
-    for name, (indices, top) in tops.items():
-        outside = int(((indices < -1) | (indices >= top)).sum())
-        if outside:
-            problems.append(f"{name}: {outside} indices outside -1..{top - 1} of the ontology")
+    problems += index_problems(labels, attributes, ontology)
     if problems:
         raise DataError("subgroups", problems)

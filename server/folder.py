@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mfm_core.errors import ConfigError
+from mfm_core.whole_file import write_whole
 from server.certificates import create_authority, issue_server_certificate, write_secret
-from server.whole_file import write_whole
 
 LOCK_WAIT_S = 5.0
 """A change takes about a second; who waits longer is told who holds the folder."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mfm_core.errors import CheckpointError, ConfigError
+from mfm_core.whole_file import write_whole
 from server.checkpoints import Stamp, load_newest, save_state
 from strategies.plan import Step
 from strategies.strategy import RunState
@@ -23,12 +24,7 @@ ROUNDS, PROGRESS, STATES = "rounds.jsonl", "progress.json", "state"
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_whole(path, json.dumps(content, indent=1).encode())
 
 
 def read_lines(folder: Path) -> list[dict[str, Any]]:

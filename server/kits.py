@@ -16,10 +16,10 @@ from pathlib import Path
 
 from mfm_core.config import canonical_hash
 from mfm_core.errors import ConfigError
+from mfm_core.whole_file import write_whole
 from server.folder import Folder
 from server.hosting import HostingConfig
 from server.templates import site_text
-from server.whole_file import write_whole
 from strategies.bundle import bundle_hash, stage_bundle
 from strategies.config import RunConfig
 from strategies.onboarding import KIT, KIT_AUTHORITY, KIT_RUN, KIT_SITE, Kit, read_json

@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from pydantic import Field
 
 from mfm_core.errors import ConfigError
+from mfm_core.whole_file import write_whole
 from server.folder import Folder, locked
 from server.hosting import load_hosted_run, load_hosting
 from server.kits import agreed_of, remove_kit, write_kit
-from server.whole_file import write_whole
 from strategies.onboarding import SiteRequest, fingerprint, name_problem, read_json
 
 ASK_AGAIN = "ask the hospital for the request.json that `mfm-client init` wrote"

@@ -7,7 +7,6 @@ What crosses a hospital's boundary: nothing.
 from __future__ import annotations
 
 import ipaddress
-import socket
 import ssl
 from collections.abc import Iterator
 from typing import Literal
@@ -16,7 +15,7 @@ from server.certificates import issued_by
 from server.finding import Finding
 from server.folder import Folder
 from server.hosting import HostingConfig, host_of, port_of
-from server.superlink import find_nginx
+from server.superlink import find_nginx, why_taken
 
 PATIENCE_S = 3.0
 
@@ -66,20 +65,6 @@ def check_port(name: str, address: str, folder: Folder) -> Finding:
         return Finding("ports", "warn", text, "run `mfm-server stop` and `start`")
     text = f"{name} {address} is in use by another program"
     return Finding("ports", "fail", text, f"stop what listens there, or change {name}")
-
-
-def why_taken(address: str) -> str:
-    """Return why nothing can listen at IP:port; empty when it can."""
-    host = host_of(address)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port_of(address)))
-            probe.listen(1)
-        except OSError as error:
-            return error.strerror or str(error)
-    return ""
 
 
 def shown_certificate(address: str) -> str | None:

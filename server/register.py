@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mfm_core.errors import RunFailed
+from mfm_core.whole_file import write_whole
 from server.flower import Node, free_keys
-from server.whole_file import write_whole
 
 log = logging.getLogger("mfm.supervisor")
 

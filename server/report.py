@@ -21,6 +21,7 @@ from mfm_core.errors import CheckpointError, ConfigError, DataError
 from mfm_core.gallery import Pictures, released_pictures
 from mfm_core.report import REPORT, RESULTS, render_report
 from mfm_core.sums import Sum
+from mfm_core.whole_file import write_whole
 from server.checkpoints import load_newest
 from server.phases import SITE_CELLS
 
@@ -43,11 +44,7 @@ def write_page(folder: Path, out: Path | None = None) -> Path:
     results = read_results(folder)
     page = render_report(results, draw_released(folder), _settings(folder, results))
     path = out or folder / REPORT
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(page, encoding="utf-8")
-    part.replace(path)
-    return path
+    return write_whole(path, page.encode())
 
 
 def read_results(folder: Path) -> dict[str, Any]:

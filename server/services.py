@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from server.processes import Process, end, observe
+from strategies.processes import Process, end, observe
 
 log = logging.getLogger("mfm.supervisor")
 

@@ -28,7 +28,9 @@ from mfm_core.errors import ConfigError
 from server.certificates import write_secret
 from server.flower import Flower, find_command, flower_environment, write_connection
 from server.gateway import nginx_text, split_address
-from server.processes import (
+from server.services import Recipe
+from strategies.code_hash import bundle_folder
+from strategies.processes import (
     Process,
     descendants,
     end,
@@ -37,8 +39,6 @@ from server.processes import (
     send_signal,
     wait_until_gone,
 )
-from server.services import Recipe
-from strategies.code_hash import bundle_folder
 
 Door = Literal["auto", "nginx", "builtin"]
 
@@ -148,7 +148,7 @@ def check_host(host: Host) -> None:
     problems += [
         f"{name}: {text} is taken ({reason}); stop what listens there, or change {name}"
         for name, text in (("listen", host.listen), ("superlink", host.superlink))
-        if (reason := _taken(text))
+        if (reason := why_taken(text))
     ]
     if problems:
         raise ConfigError(str(host.folder), problems)
@@ -161,8 +161,8 @@ def _is_loopback(address: str) -> bool:
         return address == "localhost"
 
 
-def _taken(text: str) -> str:
-    """Return why nothing can listen there; empty when it can."""
+def why_taken(text: str) -> str:
+    """Return why nothing can listen at IP:port; empty when it can."""
     host, port = split_address(text)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:

@@ -24,7 +24,7 @@ from types import FrameType
 from typing import Any, cast
 
 from mfm_core.errors import ConfigError, MfmError, RunFailed, system_refusal
-from server.processes import adopt_orphans, descendants, end, observe, reap
+from mfm_core.whole_file import write_whole
 from server.register import Register
 from server.services import Service
 from server.superlink import (
@@ -38,8 +38,8 @@ from server.superlink import (
     read_processes,
     recipes,
 )
-from server.whole_file import write_whole
 from strategies.code_hash import bundle_folder
+from strategies.processes import adopt_orphans, descendants, end, observe, reap
 
 log = logging.getLogger("mfm.supervisor")
 

@@ -12,7 +12,6 @@ What crosses a hospital's boundary: nothing.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from scipy.stats import t as student
 from mfm_core.charts import WIDTH
 from mfm_core.drawing import DPI, FADED, GRID, INK, STYLE, encode_png
 from mfm_core.report import finite
+from mfm_core.whole_file import write_whole
 from simulation.bias_evidence import RELEASED, Figures, Floats
 from simulation.grid import GridConfig
 
@@ -299,13 +299,7 @@ def write_tables(folder: Path, config: GridConfig, evidence: Sequence[Evidence])
         "rows": [row.to_dict() for row in rows],
     }
     told: dict[str, Any] = finite(content)
-    _write(folder / "table.md", as_markdown(rows, config).encode())
-    _write(folder / "as_trained_reversed.png", draw_trade(rows))
-    _write(folder / "table.json", json.dumps(told, indent=1).encode())
+    write_whole(folder / "table.md", as_markdown(rows, config).encode())
+    write_whole(folder / "as_trained_reversed.png", draw_trade(rows))
+    write_whole(folder / "table.json", json.dumps(told, indent=1).encode())
     return told
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(content)
-    os.replace(part, path)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from mfm_core.dataset import SPLITS, ImageSet, open_images, whole_problems
 from mfm_core.errors import ConfigError, DataError
 from mfm_core.manifest import Entry, read_manifest
 from mfm_core.splits import grouped_split, stratified_grouped_folds
+from mfm_core.whole_file import write_whole
 from server.config import ConsortiumConfig
 from simulation.config import (
     MANIFEST_COLUMNS,
@@ -103,9 +103,7 @@ def prepare(study: StudyConfig, data: Path, folder: Path) -> Prepared:
         _say_by_source_row(study, data, folder)
         raise
     prepared = Prepared(names, wanted, root)
-    part = folder / f"{RECORD}.part"
-    part.write_text(json.dumps(vars(prepared), indent=1), encoding="utf-8")
-    os.replace(part, folder / RECORD)
+    write_whole(folder / RECORD, json.dumps(vars(prepared), indent=1).encode())
     return prepared
 
 

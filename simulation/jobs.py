@@ -21,6 +21,7 @@ from typing import Any
 
 from mfm_core.config import load_yaml
 from mfm_core.errors import MfmError, RunFailed
+from mfm_core.whole_file import write_whole
 from simulation.config import StudyConfig
 from simulation.progress import Display, Step
 from strategies.config import RunConfig
@@ -93,10 +94,7 @@ def run_job(job: Job) -> Path:
         done = run_pooled(run, sets, job.factor)
     else:
         done = run_pixels(run, sets, job.kind)
-    part = job.result.with_suffix(".part")
-    part.write_text(json.dumps(done.to_dict(), indent=1), encoding="utf-8")
-    os.replace(part, job.result)
-    return job.result
+    return write_whole(job.result, json.dumps(done.to_dict(), indent=1).encode())
 
 
 def _try_job(job: Job) -> str:

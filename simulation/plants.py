@@ -40,9 +40,9 @@ from mfm_core.config import (
 from mfm_core.contrasts import contrasts_of
 from mfm_core.dataset import ImageSet
 from mfm_core.errors import ConfigError
-from mfm_core.flips import wilson
 from mfm_core.head import Head, fit_heads
 from mfm_core.inference import infer
+from mfm_core.intervals import share_interval
 from mfm_core.latent_sums import latent_sum
 from mfm_core.patches import patch_moments, start_linear_path
 from mfm_core.training import Schedule, train
@@ -155,7 +155,7 @@ class Share:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the line, JSON ready; None where nothing was counted."""
-        low, high = wilson(self.hits, self.n) if self.n else (None, None)
+        low, high = share_interval(self.hits, self.n) if self.n else (None, None)
         share = self.hits / self.n if self.n else None
         goal = self.goal
         return {

@@ -15,9 +15,9 @@ import pytest
 
 from client import node
 from client.folder import Folder
-from client.processes import wait_until_gone
 from mfm_core.errors import ConfigError, RunFailed
 from strategies.code_hash import bundle_folder
+from strategies.processes import wait_until_gone
 from tests.client.hospital_folder import make_hospital, make_kit
 
 FAKE = """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mfm_core.errors import DataError
-from mfm_core.flips import empty_flip_sum, flip_figures, flip_sum, wilson, without_small_cells
+from mfm_core.flips import empty_flip_sum, flip_figures, flip_sum, without_small_cells
 from tests.mfm_core.latent_world import ONTOLOGY, Latents, draw_latents, head_using
 
 
@@ -98,13 +98,6 @@ def test_small_cells_are_suppressed():
     np.testing.assert_array_equal(kept["flip.view.count"][~small], total["flip.view.count"][~small])
     reasons = [row["reason"] for row in flip_figures(total, ONTOLOGY, smallest=1000)]
     assert set(reasons) == {"fewer than 1000 patients; not shown"}
-
-
-def test_wilson_is_the_published_interval():
-    low, high = wilson(1, 10)
-    np.testing.assert_allclose((low, high), (0.0179, 0.4042), atol=1e-4)
-    assert wilson(0, 20)[0] == 0.0
-    assert wilson(20, 20)[1] == 1.0
 
 
 def test_what_cannot_be_used_is_refused_all_at_once():

@@ -10,6 +10,7 @@ from mfm_core.intervals import (
     gap_of,
     jackknife_variance,
     quantile,
+    share_interval,
     wilson,
     worst_of,
 )
@@ -109,3 +110,10 @@ def test_gap_intervals_cover_the_true_gap(truth, groups):
         found = gap_of(measured)
         covered += found.low <= max(truth) - min(truth) <= found.high
     assert covered / runs >= 0.93
+
+
+def test_the_interval_of_a_share_is_the_published_interval():
+    low, high = share_interval(1, 10)
+    np.testing.assert_allclose((low, high), (0.0179, 0.4042), atol=1e-4)
+    assert share_interval(0, 20)[0] == 0.0
+    assert share_interval(20, 20)[1] == 1.0

@@ -13,8 +13,8 @@ from server import commands_hosting, hosted_run
 from server.folder import Folder, create_folder
 from server.follow import SUBMISSION
 from server.hosted_run import kit_problems
-from server.processes import observe
 from server.superlink import Host
+from strategies.processes import observe
 from tests.server.hospitals import RUN
 from tests.server.test_commands import call
 from tests.server.test_follow import (

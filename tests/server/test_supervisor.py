@@ -21,7 +21,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from mfm_core.errors import ConfigError
 from server.certificates import create_authority, issue_server_certificate
 from server.gateway import split_address
-from server.processes import observe
 from server.register import read_nodes
 from server.services import Service
 from server.superlink import (
@@ -38,6 +37,7 @@ from server.superlink import (
     stop_host,
 )
 from server.supervisor import only_one, supervisor_command
+from strategies.processes import observe
 from tests.server.test_gateway import HIDDEN, PASSED
 
 

@@ -1,3 +1,5 @@
+"""A file is there whole or not at all."""
+
 import resource
 import subprocess
 import sys
@@ -5,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from client.whole_file import write_whole
+from mfm_core.whole_file import write_whole
+from tests.server.consortium import fill_the_disk
 
 
 def test_a_file_is_written_into_a_new_folder_and_replaced(tmp_path):
@@ -21,7 +24,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_part(tmp_path):
     path.write_bytes(b"old")
     script = f"""
 from pathlib import Path
-from client.whole_file import write_whole
+from mfm_core.whole_file import write_whole
 try:
     write_whole(Path({str(path)!r}), b"x" * 100_000)
 except OSError as error:
@@ -45,3 +48,19 @@ def test_a_failure_of_the_rename_leaves_no_part(tmp_path):
     with pytest.raises(OSError, match="taken"):
         write_whole(tmp_path / "taken", b"content")
     assert [each.name for each in Path(tmp_path).iterdir()] == ["taken"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_whole(tmp_path / "new" / "file", b"old")
+    fill_the_disk(monkeypatch, 0)
+    with pytest.raises(OSError, match="No space") as caught:
+        write_whole(path, b"new")
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == b"old" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_is_replaced(tmp_path: Path) -> None:
+    write_whole(tmp_path / "file", b"old")
+    assert write_whole(tmp_path / "file", b"new").read_bytes() == b"new"

@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -46,6 +47,12 @@ class Process:
         found = _stat(self.pid)
         return found is not None and found[1:] == (self.started, True) and self.boot == boot_id()
 
+    def send(self, number: int) -> None:
+        """Send a signal if it still is the process that was recorded."""
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
     def to_dict(self) -> dict[str, Any]:
         """Return it JSON-ready."""
         return asdict(self)
@@ -67,7 +74,7 @@ def _stat(pid: int) -> tuple[int, int, bool] | None:
 
 
 def observe(name: str, pid: int) -> Process | None:
-    """Return the record of a running process, None when it is gone."""
+    """Return the record of a process, None when there is no such process."""
     found = _stat(pid)
     return None if found is None else Process(name, pid, found[1], boot_id())
 
@@ -117,10 +124,9 @@ def reap(spared: Iterable[int]) -> None:
 
 
 def send_signal(process: Process, number: int) -> None:
-    """Send a signal, if it still is the process that was recorded."""
-    if process.alive:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(process.pid, number)
+    """Send a signal as `Process.send` does, and pass over a process that is not ours to end."""
+    with contextlib.suppress(PermissionError):
+        process.send(number)
 
 
 def wait_until_gone(processes: Sequence[Process], limit_s: float) -> tuple[Process, ...]:
@@ -148,3 +154,21 @@ def end(processes: Sequence[Process], patience_s: float = 10.0) -> None:
     for process in wait_until_gone(everyone, patience_s):
         send_signal(process, signal.SIGKILL)
     wait_until_gone(everyone, 5.0)
+
+
+_LAUNCH = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 15, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGTERM; survives exec
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the parent is gone")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def ended_with_parent(command: Sequence[str]) -> tuple[str, ...]:
+    """Return a command that becomes `command` and gets SIGTERM when this process dies.
+
+    The kernel sends it, so a node that is killed leaves nothing running. The program must be
+    given by its full path.
+    """
+    return (sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *command)

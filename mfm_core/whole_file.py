@@ -1,6 +1,6 @@
 """Writes a file whole or not at all: temporary name, sync, rename.
 
-What crosses a hospital's boundary: nothing.
+What crosses the hospital's boundary: nothing.
 """
 
 from __future__ import annotations
