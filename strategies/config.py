@@ -14,6 +14,7 @@ from mfm_core.autoencoder import MAX_PARAMETERS, latent_grid, parameters_of
 from mfm_core.config import ImageConfig, LearningConfig, ModelConfig, OntologyConfig, Part
 from mfm_core.errors import ConfigError
 from mfm_core.mitigation import TRAINED, MethodName, Recipe
+from strategies.gates import GatesConfig
 
 MAX_LATENT = 2048
 """Most latent numbers L: the second moment a site releases is `[L, L] float64`, then 32 MiB."""
@@ -120,6 +121,7 @@ class RunConfig(Part):
     statistics: StatisticsConfig = StatisticsConfig()
     mitigation: MitigationConfig = MitigationConfig()
     audit: AuditConfig = AuditConfig()
+    gates: GatesConfig = GatesConfig()
 
     @model_validator(mode="after")
     def _attribute_is_recorded(self) -> Self:
