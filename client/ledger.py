@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from client.config import load_site_config
-from client.outbox import read_ledger, verify
 from client.site import LEDGER
 from mfm_core.errors import ConfigError
+from strategies import chain
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ def read_outbox(site: Path, witness: Path | None = None) -> OutboxReading:
     """
     config = load_site_config(site)
     path = config.state_folder / LEDGER
-    problems = verify(path, () if witness is None else read_witness(witness, config.name))
+    problems = chain.verify(path, () if witness is None else read_witness(witness, config.name))
     try:
-        lines = read_ledger(path)
+        lines = chain.read(path)
     except ValueError:
         lines = []
     return OutboxReading(path, lines, problems)
@@ -65,7 +65,7 @@ def read_witness(path: Path, name: str) -> tuple[str, ...]:
     if not path.is_file():
         raise ConfigError(str(path), ["there is no such file; check the path"])
     try:
-        ledgers = [line["ledgers"] for line in read_ledger(path)]
+        ledgers = [line["ledgers"] for line in chain.read(path)]
         found = tuple(str(of_site[name]) for of_site in ledgers if name in of_site)
     except (ValueError, KeyError, TypeError):
         raise ConfigError(

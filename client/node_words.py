@@ -15,9 +15,9 @@ from client.doctor_network import shown_certificate
 from client.folder import Folder
 from client.kit import host_and_port, read_kit
 from client.node import NodeStatus, read_node
-from client.outbox import read_ledger, verify
 from client.site import LEDGER
 from mfm_core.errors import ConfigError
+from strategies import chain
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ def read_status(folder: Folder, last: int = 5, *, offline: bool = False) -> Stat
     """
     kit, config = read_kit(folder.kit), load_site_config(folder.site_file)
     path = config.state_folder / LEDGER
-    problems = verify(path)
+    problems = chain.verify(path)
     try:
-        lines = read_ledger(path)
+        lines = chain.read(path)
     except ValueError:
         lines = []
     days: dict[str, float] = {}

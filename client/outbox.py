@@ -2,23 +2,15 @@
 
 Every outgoing record is held against the agreed schema of its kind, checked for finite numbers
 and size, and listed in an append-only ledger before it may leave; if the line cannot be written,
-nothing leaves. Each line holds the hash of the line before, so an edited, removed or reordered
-line shows. A second small file, the head, holds number and hash of the last line, which shows a
-cut-off end: it exists before the first line and is at most one line behind, after a crash. The
-hash also travels with the record, so the coordinator's ledger is a witness to the site's.
+nothing leaves. The ledger is a chain of `strategies.chain`: an edited, removed or reordered line
+shows, and a cut-off end. A line's hash also travels with its record, so the coordinator's ledger
+is a witness to the site's.
 
 What crosses the hospital's boundary: exactly what the ledger lists.
 """
 
 from __future__ import annotations
 
-import datetime
-import fcntl
-import hashlib
-import json
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,94 +22,8 @@ from client.config import LimitsConfig
 from client.held import wait_for_person
 from mfm_core.errors import OutboxRefusal
 from mfm_core.sums import Schema
-from strategies import wire
+from strategies import chain, wire
 from strategies.answers import Answer
-
-START = "0" * 64
-"""What the first line names as the line before it."""
-
-
-def line_hash(line: dict[str, Any]) -> str:
-    """Return the SHA-256 (hex) of a line without its own hash."""
-    content = {key: value for key, value in line.items() if key != "hash"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def read_ledger(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a ledger; an end cut off in mid-line by a crash is left out.
-
-    Raises:
-        ValueError: a line is not a JSON object.
-    """
-    if not path.is_file():
-        return []
-    whole = path.read_bytes().rpartition(b"\n")[0]
-    lines = [json.loads(line) for line in whole.splitlines()]
-    if not all(isinstance(line, dict) for line in lines):
-        raise ValueError("a line is not a JSON object")
-    return lines
-
-
-def verify(path: Path, witnessed: Iterable[str] = ()) -> tuple[str, ...]:
-    """Return every problem of a ledger; an empty result means that the chain is whole.
-
-    Args:
-        path: the ledger.
-        witnessed: hashes of lines that someone else holds (the coordinator's rounds.jsonl).
-    """
-    try:
-        lines = read_ledger(path)
-    except ValueError:
-        return ("a line is not JSON: the file was edited or damaged",)
-    problems, previous = [], START
-    for number, line in enumerate(lines, start=1):
-        if line.get("previous") != previous:
-            problems.append(f"line {number}: does not follow the line before it")
-        if line.get("hash") != line_hash(line):
-            problems.append(f"line {number}: was changed after it was written")
-        previous = str(line.get("hash"))
-    problems += _head_problems(path, lines)
-    known = {line.get("hash") for line in lines}
-    problems += [
-        f"line {h[:12]} is known elsewhere but missing" for h in witnessed if h not in known
-    ]
-    return tuple(problems)
-
-
-def _head_path(path: Path) -> Path:
-    return path.with_suffix(".head")
-
-
-def _head_problems(path: Path, lines: list[dict[str, Any]]) -> list[str]:
-    """Return in which way the head contradicts the lines; a crash leaves it one line behind."""
-    head = _head_path(path)
-    if not head.is_file():
-        missing = f"{head.name} is missing, it was deleted: nothing shows whether lines are too"
-        return [missing] if lines else []
-    try:
-        content = json.loads(head.read_bytes())
-        count, last = int(content["lines"]), str(content["hash"])
-    except (ValueError, KeyError, TypeError):
-        return [f"{head.name} is damaged: nothing shows whether lines were removed"]
-    end = lines[count - 1].get("hash") if 0 < count <= len(lines) else START
-    if len(lines) < count or end != last:
-        return [f"expected {count} lines ending in {last[:12]}: lines were removed"]
-    if len(lines) > count + 1:
-        return [f"{len(lines)} lines where {head.name} knows {count}: lines or head were replaced"]
-    return []
-
-
-def _write_head(path: Path, count: int, last: str) -> None:
-    """Replace the head of a ledger, synced with its folder."""
-    head = _head_path(path)
-    temporary = head.with_suffix(".part")
-    _write_synced(temporary, "wb", json.dumps({"lines": count, "hash": last}).encode())
-    temporary.replace(head)
-    folder = os.open(head.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 class Outbox:
@@ -184,28 +90,12 @@ class Outbox:
     def _append(self, facts: dict[str, Any]) -> str:
         """Write one line, synced; return its hash."""
         try:
-            with _locked(self.ledger):
-                return self._append_locked(facts)
-        except (OSError, ValueError, KeyError) as error:
+            return chain.append(self.ledger, facts)
+        except (OSError, ValueError) as error:
             raise OutboxRefusal(
                 f"{self.ledger}: the ledger cannot be written ({error}); nothing leaves without "
                 "its line"
             ) from None
-
-    def _append_locked(self, facts: dict[str, Any]) -> str:
-        _drop_torn_end(self.ledger)
-        lines = read_ledger(self.ledger)
-        if problems := _head_problems(self.ledger, lines):
-            raise ValueError(f"{problems[0]}; run the ledger check")
-        if not lines:
-            _write_head(self.ledger, 0, START)
-        previous = str(lines[-1]["hash"]) if lines else START
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        line: dict[str, Any] = {"time": now, **facts, "previous": previous}
-        line["hash"] = line_hash(line)
-        _write_synced(self.ledger, "ab", (json.dumps(line, sort_keys=True) + "\n").encode())
-        _write_head(self.ledger, len(lines) + 1, line["hash"])
-        return str(line["hash"])
 
 
 def _arrays(payload: wire.Payload) -> dict[str, NDArray[Any]]:
@@ -225,29 +115,3 @@ def _describe(payload: wire.Payload) -> list[dict[str, Any]]:
         {"name": name, "shape": list(array.shape), "norm": float(np.linalg.norm(array.ravel()))}
         for name, array in arrays.items()
     ]
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the ledger's lock: two processes of a site never write at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _drop_torn_end(path: Path) -> None:
-    """Cut off what a crash left of a line that was never finished; its record never left."""
-    if not path.is_file():
-        return
-    content = path.read_bytes()
-    if content and not content.endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
-
-
-def _write_synced(path: Path, mode: str, content: bytes) -> None:
-    with path.open(mode) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

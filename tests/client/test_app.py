@@ -13,7 +13,6 @@ from flwr.supercore.task_identity import TaskIdentity
 from client.app import Request, app, store_atlas, train_heads
 from client.audit_counts import open_kept
 from client.limits import guarded_latent_sum
-from client.outbox import read_ledger
 from client.site import HEADS_FILE, Site, close_sites, open_site
 from mfm_core.checkpoint import flat_weights, weight_schema
 from mfm_core.config import canonical_hash, dump_yaml
@@ -21,7 +20,7 @@ from mfm_core.head import Head
 from mfm_core.head_files import save_heads
 from mfm_core.inference import infer
 from mfm_core.sums import Sum
-from strategies import wire
+from strategies import chain, wire
 from strategies.answers import CHOSEN, LATENT, answer_of, joined, request_schema
 from strategies.code_hash import code_hash
 from strategies.config import MitigationConfig
@@ -76,7 +75,7 @@ def test_replies_hold_what_was_agreed_and_no_more(folder: Path, kind: Kind) -> N
         answer.total, "north", (1, 48),
     )  # fmt: skip
     header, _ = wire.decode(reply.content, expected)
-    line = read_ledger(folder / "state" / "north" / "outbox.jsonl")[-1]
+    line = chain.read(folder / "state" / "north" / "outbox.jsonl")[-1]
     assert (line["kind"], line["hash"]) == (kind, header.ledger_hash)
 
 
@@ -109,11 +108,11 @@ def test_limits_refuse_before_any_image_is_opened(
     record = message(folder, kind, 1 if kind == "train" else 0)
     close_sites()
     dump_yaml(site_config("north", **limits), folder / "sites" / "0.yaml")
-    lines = len(read_ledger(folder / "state" / "north" / "outbox.jsonl"))
+    lines = len(chain.read(folder / "state" / "north" / "outbox.jsonl"))
     reply = ask(folder, kind, record, 1 if kind == "train" else 0)
     assert refusal(reply) == (REFUSED, "limit")
     assert "images" not in vars(open_site(folder / "sites" / "0.yaml"))
-    assert len(read_ledger(folder / "state" / "north" / "outbox.jsonl")) == lines
+    assert len(chain.read(folder / "state" / "north" / "outbox.jsonl")) == lines
 
 
 @pytest.mark.parametrize(
@@ -205,9 +204,9 @@ def test_a_mean_image_of_few_patients_does_not_leave(
     dump_yaml(site_config("north", min_cell_count=smallest), folder / "sites" / "0.yaml")
     close_sites()
     ledger = folder / "state" / "north" / "outbox.jsonl"
-    lines = len(read_ledger(ledger))
+    lines = len(chain.read(ledger))
     reply = ask(folder, "patch_moments")
-    assert len(read_ledger(ledger)) == lines + leaves
+    assert len(chain.read(ledger)) == lines + leaves
     if leaves:
         assert not reply.has_error()
         return

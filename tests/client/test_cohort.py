@@ -11,9 +11,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from PIL import Image
 
 from client.cohort import cohort_path, fingerprint, hold_cohort
-from client.outbox import read_ledger
 from client.site import Site, close_sites, open_site
 from mfm_core.errors import DataError
+from strategies import chain
 from strategies.plan import Kind, Step
 from strategies.rounds import FAILED
 from tests.client.test_app import ask, refusal
@@ -63,7 +63,7 @@ def test_an_image_added_between_two_messages_stops_the_site(folder: Path) -> Non
     assert refusal(ask_anew(folder, "train", 1)) == (FAILED, "data")
     log = (state / "site.log").read_text()
     assert "48 images then, 49 now" in log and "Put the files back" in log
-    assert [line["kind"] for line in read_ledger(state / "outbox.jsonl")] == [
+    assert [line["kind"] for line in chain.read(state / "outbox.jsonl")] == [
         "hello",
         "patch_moments",
     ]

@@ -12,11 +12,11 @@ import pytest
 
 from client.config import LimitsConfig
 from client.held import FOLDER, decide, held_messages, wait_for_person
-from client.outbox import Outbox, read_ledger, verify
+from client.outbox import Outbox
 from mfm_core.checkpoint import read_arrays
 from mfm_core.errors import ConfigError, OutboxRefusal
 from mfm_core.sums import Sum
-from strategies import wire
+from strategies import chain, wire
 from strategies.answers import Answer
 
 TOTAL = Sum({"count": np.array([3.0, 4.0])})
@@ -53,14 +53,14 @@ def first_held(folder: Path) -> Any:
 def test_a_message_waits_can_be_read_and_leaves_when_approved(tmp_path: Path) -> None:
     waiting = Waiting(tmp_path)
     held = first_held(tmp_path)
-    assert read_ledger(tmp_path / "outbox.jsonl") == []
+    assert chain.read(tmp_path / "outbox.jsonl") == []
     assert held.facts["kind"] == "heads" and held.facts["images"] == 9
     arrays, _ = read_arrays(held.arrays)
     assert arrays["count"].tolist() == [3.0, 4.0]
     decide(tmp_path, held.name, approved=True, who="data manager")
     waiting.join(20)
-    (line,) = read_ledger(tmp_path / "outbox.jsonl")
-    assert line["approved_by"] == "data manager" and verify(tmp_path / "outbox.jsonl") == ()
+    (line,) = chain.read(tmp_path / "outbox.jsonl")
+    assert line["approved_by"] == "data manager" and chain.verify(tmp_path / "outbox.jsonl") == ()
     assert line["sha256"] == waiting.outcome.config_records[wire.HEADER]["payload_hash"]
     assert not list((tmp_path / FOLDER).iterdir())
 
@@ -70,7 +70,7 @@ def test_a_rejected_message_never_leaves(tmp_path: Path) -> None:
     decide(tmp_path, first_held(tmp_path).name, approved=False, who="data manager")
     waiting.join(20)
     assert isinstance(waiting.outcome, OutboxRefusal) and "rejected" in str(waiting.outcome)
-    assert read_ledger(tmp_path / "outbox.jsonl") == []
+    assert chain.read(tmp_path / "outbox.jsonl") == []
     assert not list((tmp_path / FOLDER).iterdir())
 
 

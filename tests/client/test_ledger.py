@@ -8,9 +8,9 @@ import yaml
 from client.__main__ import call
 from client.config import LimitsConfig
 from client.ledger import read_outbox, table_of
-from client.outbox import Outbox, read_ledger
+from client.outbox import Outbox
 from mfm_core.sums import Sum
-from strategies import wire
+from strategies import chain, wire
 from strategies.answers import Answer
 
 
@@ -99,7 +99,7 @@ def write_rounds(site: Path, hashes: list[str], name: str = "north") -> Path:
 
 def test_the_coordinators_file_is_a_witness(site, capsys):
     ledger = send(site, 3)
-    hashes = [str(line["hash"]) for line in read_ledger(ledger)]
+    hashes = [str(line["hash"]) for line in chain.read(ledger)]
     asked = ["ledger", "--config", str(site), "--witness", str(write_rounds(site, hashes))]
     assert call(asked) == 0
     for path in (ledger, ledger.with_suffix(".head")):

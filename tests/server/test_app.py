@@ -12,7 +12,6 @@ import pytest
 from flwr.app import ArrayRecord, Message
 from flwr.serverapp.strategy import Strategy
 
-from client.outbox import read_ledger, verify
 from client.site import close_sites
 from mfm_core.atlas import load_atlas
 from mfm_core.checkpoint import load_model, weight_schema
@@ -22,7 +21,7 @@ from mfm_core.head_files import load_heads
 from server.app import final_hash, run_federation
 from server.journal import read_lines
 from server.phases import Asking, Training, first_state, new_model
-from strategies import wire
+from strategies import chain, wire
 from strategies.code_hash import code_hash
 from strategies.collector import Identity
 from strategies.plan import Step
@@ -85,8 +84,8 @@ def test_every_site_has_the_final_model_and_a_whole_ledger(
         assert np.array_equal(own.head.weight.detach(), final.head.weight.detach())
         load_atlas(state / "atlas.safetensors", metadata["encoder_hash"])
         known = [line["ledgers"][name] for line in read_lines(folder / "unbroken")]
-        assert verify(state / "outbox.jsonl", known) == ()
-        kinds = {line["kind"] for line in read_ledger(state / "outbox.jsonl")}
+        assert chain.verify(state / "outbox.jsonl", known) == ()
+        kinds = {line["kind"] for line in chain.read(state / "outbox.jsonl")}
         assert kinds >= {"hello", "train", "latent_sums", "evaluate"}
 
 
