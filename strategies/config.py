@@ -15,6 +15,7 @@ from mfm_core.config import ImageConfig, LearningConfig, ModelConfig, OntologyCo
 from mfm_core.errors import ConfigError
 from mfm_core.mitigation import TRAINED, MethodName, Recipe
 from strategies.gates import GatesConfig
+from strategies.privacy import PrivacyConfig, privacy_problems
 
 MAX_LATENT = 2048
 """Most latent numbers L: the second moment a site releases is `[L, L] float64`, then 32 MiB."""
@@ -122,6 +123,7 @@ class RunConfig(Part):
     mitigation: MitigationConfig = MitigationConfig()
     audit: AuditConfig = AuditConfig()
     gates: GatesConfig = GatesConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
 
     @model_validator(mode="after")
     def _attribute_is_recorded(self) -> Self:
@@ -141,6 +143,12 @@ class RunConfig(Part):
                 f"learning.objective.attention.rounds is {stage_one} of {self.rounds} rounds; "
                 "stage two needs at least one round"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _privacy_is_kept(self) -> Self:
+        if problems := privacy_problems(self):
+            raise ValueError(f"privacy.training is dp_sgd: {'; '.join(problems)}")
         return self
 
     @model_validator(mode="after")

@@ -52,9 +52,12 @@ class Step:
 
 
 def plan_of(run: RunConfig) -> tuple[Step, ...]:
-    """Return the steps of a run in order (without hello, which every start repeats)."""
+    """Return the steps of a run in order (without hello, which every start repeats).
+
+    A private run starts its linear path from random weights: patch moments are unprotected.
+    """
     steps: list[Step] = []
-    if run.model.linear_path:
+    if run.model.linear_path and not run.privacy.private:
         steps.append(Step("patch_moments"))
     steps += [Step("train", number) for number in range(1, run.rounds + 1)]
     steps.append(Step("latent_sums"))

@@ -1,0 +1,165 @@
+"""PrivacyConfig: how the agreed run protects patients, and the label of each exchange.
+
+Three words, printed by dry run, ledger and reports alike. *Formal*: differential privacy with
+epsilon, delta, unit, neighbouring relation and accountant. *Heuristic*: a rule that makes attacks
+harder and promises nothing. *None*: nothing beyond adding up.
+
+DP-SGD covers the weights that leave a training round and nothing else. A private run therefore
+sends no counts and no loss terms with them, every site has the weight of one, no head and no
+starting weights are made of unprotected statistics (so the final weights follow from the private
+updates alone), and each other exchange that shows something of patients must stand in
+`unprotected`. What crosses the hospital's boundary: nothing here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mfm_core.config import Part
+
+if TYPE_CHECKING:
+    from strategies.config import RunConfig
+
+Unprotected = Literal["latent_sums", "mitigate", "evaluate", "audit"]
+"""Exchanges that a private run may make although nothing formal protects what they release."""
+
+Level = Literal["formal", "heuristic", "none"]
+PRIVATE_WEIGHT = 1
+"""Weight of every site in a private run: the number of its images would be a figure of patients."""
+
+
+class PrivacyConfig(Part):
+    """Differential privacy of what leaves a training round."""
+
+    training: Literal["none", "dp_sgd"] = Field(
+        "none", description="dp_sgd: clipped, noisy gradients of Poisson-sampled units (Opacus)."
+    )
+    unit: Literal["image", "patient"] = Field(
+        "patient", description="Whose presence is hidden: one image, or all images of a patient."
+    )
+    noise_multiplier: float = Field(
+        1.0, gt=0, le=1000, description="Standard deviation of the noise over max_grad_norm."
+    )
+    max_grad_norm: float = Field(
+        1.0, gt=0, description="Largest L2 norm of one unit's gradient; longer ones are clipped."
+    )
+    delta: float = Field(
+        1e-6, gt=0, lt=1e-2, description="Delta at which reports of the run give epsilon."
+    )
+    trainable: Literal["all", "head"] = Field(
+        "all", description="head: the encoder stays as it starts, the cheap mode."
+    )
+    unprotected: tuple[Unprotected, ...] = Field(
+        (),
+        description="Exchanges agreed to although no formal protection covers them; a private run "
+        "lists each one that it makes.",
+    )
+
+    @property
+    def private(self) -> bool:
+        """Return whether training is differentially private."""
+        return self.training == "dp_sgd"
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        if not self.private and (self.unprotected or self.trainable == "head"):
+            raise ValueError("unprotected and trainable: head belong to training: dp_sgd; set it")
+        if len(set(self.unprotected)) < len(self.unprotected):
+            raise ValueError("unprotected: an exchange stands twice; name each one once")
+        return self
+
+
+def unprotected_kinds(run: RunConfig) -> tuple[Unprotected, ...]:
+    """Return the exchanges of a private run's plan that release unprotected figures."""
+    kinds: list[Unprotected] = ["latent_sums"]
+    if run.mitigation.attribute is not None:
+        kinds.append("mitigate")
+    kinds.append("evaluate")
+    if run.audit.enabled:
+        kinds.append("audit")
+    return tuple(kinds)
+
+
+def privacy_problems(run: RunConfig) -> list[str]:
+    """Return why a private run cannot keep what it promises; empty for every other run."""
+    if not run.privacy.private:
+        return []
+    problems = []
+    if run.learning.objective.attention.rounds:
+        problems.append("learning.objective.attention.rounds must be 0: one map is shared by all")
+    if run.statistics.refit_head:
+        problems.append("statistics.refit_head must be false: the head would be made of sums")
+    if run.mitigation.use is not None:
+        problems.append("mitigation.use must be unset: that head is trained without noise")
+    agreed, made = set(run.privacy.unprotected), set(unprotected_kinds(run))
+    if missing := sorted(made - agreed):
+        names = ", ".join(missing)
+        problems.append(
+            f"privacy.unprotected must list {names}: their figures of patients leave without "
+            "formal protection (audit.enabled: false and mitigation.attribute: null leave two out)"
+        )
+    if idle := sorted(agreed - made):
+        problems.append(f"privacy.unprotected lists {', '.join(idle)}, which this run never makes")
+    return problems
+
+
+@dataclass(frozen=True)
+class Label:
+    """What protects patients in one exchange.
+
+    Attributes:
+        level: formal, heuristic or none.
+        mechanism: in words; "none" where there is none.
+        unit, neighbours, accountant: of a formal label; empty otherwise.
+        noise_multiplier, delta: likewise; 0 otherwise.
+    """
+
+    level: Level
+    mechanism: str
+    unit: str = ""
+    neighbours: str = ""
+    accountant: str = ""
+    noise_multiplier: float = 0.0
+    delta: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return asdict(self)
+
+    @property
+    def words(self) -> str:
+        """Return the label as one line of a table."""
+        if self.level == "none":
+            return self.mechanism
+        if self.level == "heuristic":
+            return f"{self.mechanism} (heuristic)"
+        return f"{self.mechanism} (formal: {self.unit}, {self.neighbours}, {self.accountant})"
+
+
+def label_of(run: RunConfig, kind: str) -> Label:
+    """Return the label of an exchange of the agreed run.
+
+    Epsilon is not in it: it follows from the number of a site's patients and stays in its ledger.
+    """
+    private = run.privacy.private
+    if kind == "train" and private:
+        agreed = run.privacy
+        return Label(
+            "formal",
+            f"DP-SGD, noise {agreed.noise_multiplier:g} x clip {agreed.max_grad_norm:g}",
+            unit=agreed.unit,
+            neighbours=f"add or remove one {agreed.unit}",
+            accountant="PRV, secret Poisson sampling",
+            noise_multiplier=agreed.noise_multiplier,
+            delta=agreed.delta,
+        )
+    if kind in ("latent_sums", "audit"):
+        return Label("heuristic", "cells of too few patients leave as zeros")
+    if kind == "patch_moments":
+        return Label("heuristic", "refused for too few patients")
+    if kind == "atlas" or (kind == "hello" and private):
+        return Label("none", "none needed: no figure of patients leaves")
+    return Label("none", "none")
