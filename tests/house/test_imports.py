@@ -22,7 +22,7 @@ MAY_IMPORT = {
 LIBRARIES = {
     "mfm_core": {
         *("numpy", "scipy", "torch", "torchvision", "pydantic", "yaml", "pydicom", "PIL"),
-        *("safetensors", "matplotlib", "mpl_toolkits", "jinja2", "captum"),
+        *("safetensors", "matplotlib", "mpl_toolkits", "jinja2", "captum", "opacus"),
     },
     "strategies": {"numpy", "pydantic", "flwr"},
     "server": {
@@ -43,6 +43,7 @@ LIBRARIES = {
 ONLY_IN = {
     ("strategies", "flwr"): {"bundle.py", "collector.py", "rounds.py", "strategy.py", "wire.py"},
     ("mfm_core", "captum"): {"attribution.py"},
+    ("mfm_core", "opacus"): {"accounting.py", "grad_samplers.py", "private_training.py"},
     ("client", "highdicom"): {"dicom_objects.py"},
     ("simulation", "sklearn"): {"baselines.py", "probes.py"},
     ("simulation", "pytorch_msssim"): {"benchmark.py"},
