@@ -64,3 +64,12 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(
 def test_a_file_is_replaced(tmp_path: Path) -> None:
     write_whole(tmp_path / "file", b"old")
     assert write_whole(tmp_path / "file", b"new").read_bytes() == b"new"
+
+
+def test_a_secret_is_readable_by_its_owner_only_from_the_first_byte(tmp_path, monkeypatch):
+    path, seen = tmp_path / "secret", []
+    real = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda s, t: seen.append(s.stat().st_mode) or real(s, t))
+    write_whole(path, b"x", mode=0o600)
+    assert [mode & 0o777 for mode in seen] == [0o600]
+    assert path.stat().st_mode & 0o777 == 0o600
