@@ -33,15 +33,14 @@ def pack_advert(advert: Advert) -> bytes:
     return b"".join(parts)
 
 
-def unpack_advert(site: str, content: bytes) -> Advert:
-    """Return the advert of a site.
+def unpack_advert(site: str, steps: int, content: bytes) -> Advert:
+    """Return the advert of a site for so many exchanges.
 
     Raises:
-        UpdateRejected: "roster"; the bytes are not an advert.
+        UpdateRejected: "roster"; the bytes are not such an advert.
     """
-    steps, rest = divmod(len(content) - SIGNATURE_BYTES - KEY_BYTES, 2 * KEY_BYTES)
-    if steps < 1 or rest:
-        raise UpdateRejected("roster", f"{len(content)} bytes are no advert")
+    if len(content) != advert_bytes(steps):
+        raise UpdateRejected("roster", f"{len(content)} bytes are no advert of {steps} exchanges")
     keys = _cut(content[:-SIGNATURE_BYTES], KEY_BYTES)
     room = content[-SIGNATURE_BYTES:]
     length = int.from_bytes(room[:2], "big")
@@ -56,16 +55,16 @@ def pack_roster(adverts: Mapping[str, Advert]) -> bytes:
     return b"".join(pack_advert(adverts[name]) for name in sorted(adverts))
 
 
-def unpack_roster(names: tuple[str, ...], content: bytes) -> tuple[Advert, ...]:
-    """Return the adverts of the named sites, sorted.
+def unpack_roster(names: tuple[str, ...], steps: int, content: bytes) -> tuple[Advert, ...]:
+    """Return the adverts of the named sites for so many exchanges, sorted by name.
 
     Raises:
         UpdateRejected: "roster".
     """
-    if not names or not content or len(content) % len(names):
+    if len(content) != len(names) * advert_bytes(steps):
         raise UpdateRejected("roster", f"{len(content)} bytes are no roster of {len(names)} sites")
-    parts = _cut(content, len(content) // len(names))
-    return tuple(unpack_advert(name, part) for name, part in zip(names, parts, strict=True))
+    parts = zip(sorted(names), _cut(content, advert_bytes(steps)), strict=True)
+    return tuple(unpack_advert(name, steps, part) for name, part in parts)
 
 
 def pack_shares(sealed: Mapping[str, tuple[bytes, ...]]) -> bytes:

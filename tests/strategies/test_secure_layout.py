@@ -37,16 +37,16 @@ def test_an_advert_comes_back_with_its_signature(signature):
     signed = Advert(advert.site, advert.channel, advert.pairs, advert.promises, signature)
     packed = pack_advert(signed)
     assert len(packed) == advert_bytes(3)
-    assert unpack_advert("a", packed) == signed
+    assert unpack_advert("a", 3, packed) == signed
 
 
 def test_a_roster_comes_back_and_other_lengths_do_not():
     shown = adverts(2)
     packed = pack_roster(shown)
-    assert unpack_roster(NAMES, packed) == tuple(shown[name] for name in NAMES)
+    assert unpack_roster(NAMES, 2, packed) == tuple(shown[name] for name in NAMES)
     for wrong in (packed[:-1], packed[:-3], b"", packed * 2):
         with pytest.raises(UpdateRejected) as caught:
-            unpack_roster(NAMES, wrong)
+            unpack_roster(NAMES, 2, wrong)
         assert caught.value.reason == "roster"
 
 
