@@ -10,7 +10,13 @@ import sys
 import typer
 
 from mfm_core.errors import MfmError, system_refusal
-from server import commands_folder, commands_hosting, commands_report, commands_site
+from server import (
+    commands_folder,
+    commands_hosting,
+    commands_release,
+    commands_report,
+    commands_site,
+)
 
 app = typer.Typer(
     help="Coordinate a federated run.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -21,6 +27,7 @@ app.add_typer(commands_folder.app)
 app.add_typer(commands_site.app, name="site")
 app.add_typer(commands_hosting.app)
 app.add_typer(commands_report.app)
+app.add_typer(commands_release.app)
 
 
 @app.callback()

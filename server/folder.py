@@ -1,12 +1,14 @@
 """The coordinator's folder: where everything of one consortium lies, and the lock that guards it.
 
     consortium.yaml, run.yaml   settings of this machine; the agreed run
+    card.yaml                   what people say about the model; goes into its releases
     authority/                  ca.crt, ca.key, server.crt, server.key
     superexec.secret            shared by SuperLink and SuperExec, on this machine only
     sites/<name>.json           one admitted or suspended site each
     kits/<name>/, <name>.zip    what that site was given; nothing secret
     superlink/                  Flower's home, database, logs, processes
     runs/<run>/                 ledger, states, results of a run
+    releases/<run>-<id>/        models that are handed on, with card and hashes
 
 `init` makes it whole or not at all. What crosses a hospital's boundary: nothing.
 """
@@ -27,6 +29,7 @@ from pathlib import Path
 
 from mfm_core.errors import ConfigError
 from mfm_core.whole_file import write_whole
+from server.card_config import CARD, CARD_FILE
 from server.certificates import create_authority, issue_server_certificate, write_secret
 
 LOCK_WAIT_S = 5.0
@@ -167,6 +170,7 @@ def _fill(folder: Folder, consortium: str, run: str, names: tuple[str, ...]) -> 
     write_secret(folder.secret, secrets.token_bytes(SECRET_BYTES))
     write_whole(folder.consortium, consortium.encode())
     write_whole(folder.run, run.encode())
+    write_whole(folder.root / CARD_FILE, CARD.encode())
 
 
 @contextlib.contextmanager

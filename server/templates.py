@@ -35,6 +35,12 @@ aggregation: {kind: fedavg}            # or fedprox with proximal_mu, fedadam, f
 statistics:
   refit_head: true
   bootstrap_replicates: 200            # 0: no intervals, nothing but plain counts leaves
+gates:                                 # what `mfm-server release` asks of the finished model
+  allow_degraded: false                # true: release although a site missed an exchange
+  # min_macro_auc: 0.8                 # lower end of the 95 % interval
+  # min_class_auc: 0.7                 # weakest class
+  # min_ssim: 0.8                      # redrawn test images
+  # max_subgroup_gap: 0.05             # AUC, upper end of the 95 % interval
 """
 
 _CONSORTIUM = """\
