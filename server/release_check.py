@@ -121,15 +121,11 @@ def _copy(handle: int, name: str, target: Path, limit: int) -> str:
     with os.fdopen(os.open(name, flags, dir_fd=handle), "rb") as source:
         if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
             raise ValueError("not a plain file")
-        digest, size = hashlib.sha256(), 0
-        with target.open("wb") as copy:
-            while block := source.read(2**20):
-                size += len(block)
-                if size > limit:
-                    raise ValueError(f"larger than {limit:,} bytes")
-                digest.update(block)
-                copy.write(block)
-    return digest.hexdigest()
+        content = source.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"larger than {limit:,} bytes")
+    target.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def _read_sums(path: Path, found: dict[str, str], problems: list[str]) -> dict[str, str]:
