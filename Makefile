@@ -1,6 +1,7 @@
 # Everything a person types here sets itself up on a fresh machine: Python 3.11 and make are enough.
 #
 #   make demo     three invented hospitals, federated training, a report with pictures
+#   make consortium-demo   the same kind of run over real processes: SuperLink, nodes, TLS
 #   make test     formatting, lint, types, tests: exactly what CI runs
 #   make slow     the tests that take minutes
 #   make docs     write the real --help texts into the READMEs
@@ -20,7 +21,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help demo test slow lint docs format clean setup
+.PHONY: help demo consortium-demo test slow lint docs format clean setup
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -46,6 +47,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/mfm-simulate run simulation/studies/demo.yaml
+
+consortium-demo: $(READY)
+	$(BIN)/mfm-simulate consortium simulation/studies/consortium.yaml
 
 lint: $(READY)
 	$(BIN)/ruff check .

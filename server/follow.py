@@ -4,7 +4,7 @@ Submitting writes the effective settings and the staged app into the run's folde
 to Flower. Following reads what the ServerApp writes (progress.json, rounds.jsonl) and asks Flower
 only when nothing moves. A ServerApp that ended without saying why (killed, or out of memory) is
 started again from its last state, twice at most without a finished exchange between; one that
-failed in words is not.
+failed in words is not. Flower misses it after a minute; here it is missed when its process is gone.
 What crosses a hospital's boundary: the app bundle and run.yaml, towards it.
 """
 
@@ -219,6 +219,7 @@ class Follower:
         engine: Flower.
         tell: called with every new ledger line and with None and the newest progress.
         hosted: tells whether the consortium still runs.
+        app_runs: tells whether a ServerApp's process is there.
     """
 
     def __init__(
@@ -227,9 +228,12 @@ class Follower:
         engine: Engine,
         tell: Callable[[dict[str, Any] | None, Mapping[str, Any]], None],
         hosted: Callable[[], bool] = lambda: True,
+        app_runs: Callable[[], bool] = lambda: True,
     ) -> None:
         self.prepared, self.engine, self.tell, self.hosted = prepared, engine, tell, hosted
+        self.app_runs = app_runs
         self.restarts = 0
+        self._app_seen = False
         self._seen = Seen(-1, 0)
 
     @property
@@ -259,12 +263,18 @@ class Follower:
                 moved = time.monotonic()
                 if (ending := read_ending(self.folder)) is not None:
                     return ending
-            if time.monotonic() - moved > ASK_S:
+            if time.monotonic() - moved > ASK_S or self._app_is_gone():
                 ending, run_id = self._ask(run_id, time.monotonic() - begun)
                 if ending is not None:
                     return ending
                 moved = time.monotonic()
             time.sleep(LOOK_S)
+
+    def _app_is_gone(self) -> bool:
+        """Tell whether the ServerApp was seen running and does not run any more."""
+        runs = self.app_runs()
+        self._app_seen = self._app_seen or runs
+        return self._app_seen and not runs
 
     def _look(self) -> bool:
         """Tell what is new; return whether progress.json moved."""
@@ -305,11 +315,16 @@ class Follower:
             self.engine.stop(run_id)
             text = "Flower did not start the server app; see superlink/logs/superexec.log"
             return Ending("failed", text), run_id
-        if not found.finished:
+        gone = not found.finished and self._app_is_gone()
+        if not found.finished and not gone:
             return None, run_id
         self._look()
         if (ending := read_ending(self.folder)) is not None:
             return ending, run_id
+        if gone:
+            with contextlib.suppress(RunFailed):  # Flower may just have missed it, too
+                self.engine.stop(run_id)
+            found = replace(found, details="its process is gone")
         return self._ended_silently(found)
 
     def _ended_silently(self, found: FlowerRun) -> tuple[Ending | None, int]:
@@ -321,4 +336,5 @@ class Follower:
         self.restarts += 1
         text = f"the server app ended ({found.details or found.status}); it goes on from its state"
         self.tell(None, {"phase": "restart", "message": text})
+        self._app_seen = False
         return None, submit(self.prepared, self.engine, resume=True)

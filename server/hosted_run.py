@@ -27,7 +27,7 @@ from server.follow import (
 )
 from server.hosting import HostingConfig, consortium_of, load_hosted_run
 from server.register import read_sites
-from server.superlink import Host, find_supervisor, read_processes
+from server.superlink import SERVER_APP, Host, find_started, find_supervisor, read_processes
 from server.waiting import RUN_FILE, derive_waits
 from strategies.config import RunConfig
 
@@ -172,7 +172,13 @@ def _watch(prepared: Prepared, host: Host, number: int) -> None:
 
 
 def _follower(prepared: Prepared, host: Host) -> Follower:
-    return Follower(prepared, host.flower, tell_progress, lambda: find_supervisor(host) is not None)
+    return Follower(
+        prepared,
+        host.flower,
+        tell_progress,
+        lambda: find_supervisor(host) is not None,
+        lambda: any(process.name == SERVER_APP for process in find_started(host)),
+    )
 
 
 def _until_told(prepared: Prepared, work: Callable[[], Ending]) -> None:

@@ -45,6 +45,8 @@ Door = Literal["auto", "nginx", "builtin"]
 PROCESSES = "processes.json"
 STOP_LIMIT_S = 60.0
 SECRET_BYTES = 32
+SERVER_APP = "serverapp"
+"""Name of the process of a run's ServerApp in processes.json."""
 
 
 @dataclass(frozen=True)

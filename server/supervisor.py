@@ -28,6 +28,7 @@ from mfm_core.whole_file import write_whole
 from server.register import Register
 from server.services import Service
 from server.superlink import (
+    SERVER_APP,
     Door,
     Host,
     check_host,
@@ -207,7 +208,8 @@ class Supervisor:
             if service.process is not None
         ]
         known = {row["pid"] for row in services}
-        below = (observe("task", pid) for pid in descendants(os.getpid()) if pid not in known)
+        tasks = (pid for pid in descendants(os.getpid()) if pid not in known)
+        below = (observe(_task_name(pid), pid) for pid in tasks)
         content = {
             "supervisor": own.to_dict() if own else None,
             "listen": self.host.listen,
@@ -232,6 +234,14 @@ class Supervisor:
         reap(())
         self.host.processes.unlink(missing_ok=True)
         log.info("stopped")
+
+
+def _task_name(pid: int) -> str:
+    """Return what a process that Flower started does."""
+    with contextlib.suppress(OSError):
+        if b"flwr-serverapp" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return SERVER_APP
+    return "task"
 
 
 def _tell_systemd(text: str) -> None:

@@ -265,6 +265,45 @@ def phantoms(
 
 
 @app.command()
+def consortium(
+    study: StudyFile,
+    data: DataFolder = Path("."),
+    out: OutFolder = Path("runs"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew; empties the folder.")] = False,
+    gateway: Annotated[
+        str,
+        typer.Option(
+            click_type=click.Choice(("auto", "nginx", "builtin")),
+            help="Before the SuperLink; auto is nginx where installed.",
+        ),
+    ] = "auto",
+    compare_hash: Annotated[
+        bool, typer.Option("--compare/--no-compare", help="Run it in simulation too.")
+    ] = True,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a study over real processes on this machine: SuperLink, gateway and a node per hospital.
+
+    TLS, node keys and all phases as in deployment, on loopback only. Each site's ledger is checked
+    against the coordinator's. Exit code 3 when the final hash is not that of the simulation.
+    """
+    from simulation.loopback import Choices, lines_of, run_loopback
+    from simulation.progress import choose_display
+    from simulation.study import Order
+
+    order = Order(load_study(study, parse_settings(settings)), data, out, fresh)
+    chosen = Choices(gateway, compare_hash, show=not as_json)  # type: ignore[arg-type]
+    with choose_display(quiet=as_json) as display:
+        found = run_loopback(order, chosen, display, lambda text: print(text, file=sys.stderr))
+    if as_json:
+        print_json(found)
+        return
+    print("\n".join(lines_of(found)))
+    print(f"{found['seconds']:.0f} s, {found['status']}; everything that was started is stopped.")
+
+
+@app.command()
 def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="Fewer rounds, without a simulated run.")

@@ -146,6 +146,34 @@ def test_deaths_with_work_done_between_them_do_not_add_up(prepared: Prepared) ->
     assert engine.submitted == [False] + [True] * 6
 
 
+def test_a_server_app_whose_process_is_gone_is_started_again_although_flower_has_not_missed_it(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "ASK_S", 60.0)
+    monkeypatch.setattr(follow, "LOOK_S", 0.005)
+    watcher, engine, told = follower(prepared, says("running"), says("running"))
+    seen = iter((False, False, True, True, False, False))  # it takes a while to come up
+
+    def app_runs() -> bool:
+        alive = next(seen, True)
+        if len(engine.submitted) == 2:
+            ends("done")(prepared.folder)
+        return alive
+
+    watcher.app_runs = app_runs
+    assert watcher.start(resume=False).status == "complete"
+    assert engine.submitted == [False, True] and engine.stopped == [1]
+    assert any("its process is gone" in words["message"] for line, words in told if line is None)
+
+
+def test_a_server_app_that_ends_well_is_not_taken_for_gone(prepared: Prepared) -> None:
+    seen = iter((True, False))
+    watcher, engine, _ = follower(prepared, ends("done"))
+    watcher.app_runs = lambda: next(seen, False)
+    assert watcher.start(resume=False).status == "complete"
+    assert engine.submitted == [False] and engine.stopped == []
+
+
 def test_a_run_somebody_stopped_is_not_started_again(prepared: Prepared) -> None:
     watcher, engine, _ = follower(prepared, says("finished:stopped"))
     assert "was stopped" in watcher.start(resume=False).message
