@@ -88,7 +88,8 @@ def _start_detached(host: Host) -> None:
 def stop(folder: FolderArgument) -> None:
     """End everything that `start` started for FOLDER, and nothing else.
 
-    A run that is under way keeps its last finished exchange; `start`, then `resume` goes on.
+    A run that is under way keeps its last finished exchange; `start` goes on with it by itself
+    after a while, `resume` at once.
     """
     host, _ = find_host(folder)
     names = stop_host(host)
@@ -104,8 +105,9 @@ def run(
 ) -> None:
     """Submit the agreed run to all admitted sites and follow it to its end.
 
-    Ctrl-C stops watching, not the run; `resume` watches again. Exit code 0: complete, or degraded
-    (there is a model, and the sites that were missing are printed by name); 3: failed.
+    Ctrl-C stops watching, not the run; `start` keeps it going, `resume` watches again. Exit code
+    0: complete, or degraded (there is a model, and the sites that were missing are printed by
+    name); 3: failed.
     """
     from server.hosted_run import run_agreed
 

@@ -25,12 +25,12 @@ from server.config import ConsortiumConfig
 from server.flower import FlowerRun
 from server.hosting import write_consortium
 from server.journal import PROGRESS, ROUNDS, STATES, read_lines, write_json
+from server.unwatched import SUBMISSION
 from server.waiting import RUN_FILE
 from strategies.bundle import bundle_hash, stage_bundle
 from strategies.config import RunConfig
 from strategies.plan import plan_of
 
-SUBMISSION = "submission.json"
 RESULTS = "server.json"
 BUNDLE = "bundle"
 
@@ -220,6 +220,9 @@ class Follower:
         tell: called with every new ledger line and with None and the newest progress.
         hosted: tells whether the consortium still runs.
         app_runs: tells whether a ServerApp's process is there.
+
+    Attributes:
+        mends: tells whether this process, and no other, starts a dead ServerApp again.
     """
 
     def __init__(
@@ -232,6 +235,7 @@ class Follower:
     ) -> None:
         self.prepared, self.engine, self.tell, self.hosted = prepared, engine, tell, hosted
         self.app_runs = app_runs
+        self.mends: Callable[[], bool] = lambda: True
         self.restarts = 0
         self._app_seen = False
         self._seen = Seen(-1, 0)
@@ -328,10 +332,13 @@ class Follower:
         return self._ended_silently(found)
 
     def _ended_silently(self, found: FlowerRun) -> tuple[Ending | None, int]:
+        if not self.mends():
+            return None, last_flower_run(self.folder) or found.run_id
         stopped = found.status.endswith("stopped")
         if stopped or self.restarts >= RESTARTS:
             how = "was stopped" if stopped else f"ended {self.restarts + 1} times without a word"
             text = f"the server app {how} ({found.details or found.status}); resume the run"
+            _note(self.prepared, "failed", text)
             return Ending("failed", text, missing_sites(self.folder)), found.run_id
         self.restarts += 1
         text = f"the server app ended ({found.details or found.status}); it goes on from its state"

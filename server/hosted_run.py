@@ -28,6 +28,7 @@ from server.follow import (
 from server.hosting import HostingConfig, consortium_of, load_hosted_run
 from server.register import read_sites
 from server.superlink import SERVER_APP, Host, find_started, find_supervisor, read_processes
+from server.unwatched import Followed
 from server.waiting import RUN_FILE, derive_waits
 from strategies.config import RunConfig
 
@@ -162,23 +163,38 @@ def kit_problems(kits: Path, admitted: Mapping[str, str], prepared: Prepared) ->
 
 
 def _follow(prepared: Prepared, host: Host, *, resume: bool) -> None:
-    follower = _follower(prepared, host)
-    _until_told(prepared, lambda: follower.start(resume=resume))
+    """Submit a run and follow it; one that another process follows already is only watched.
+
+    Raises:
+        ConfigError: another process is about to submit it.
+    """
+    with Followed(prepared.folder) as mark:
+        follower, number = _follower(prepared, host, mark), last_flower_run(prepared.folder)
+        if mark.take():
+            _until_told(prepared, lambda: follower.start(resume=resume))
+        elif number is not None:
+            _until_told(prepared, lambda: follower.follow(number))
+        else:
+            reason = "another mfm-server command is submitting this run; `resume` watches it"
+            raise ConfigError(str(prepared.folder), [reason])
 
 
 def _watch(prepared: Prepared, host: Host, number: int) -> None:
-    follower = _follower(prepared, host)
-    _until_told(prepared, lambda: follower.follow(number))
+    with Followed(prepared.folder) as mark:
+        follower = _follower(prepared, host, mark)
+        _until_told(prepared, lambda: follower.follow(number))
 
 
-def _follower(prepared: Prepared, host: Host) -> Follower:
-    return Follower(
+def _follower(prepared: Prepared, host: Host, mark: Followed) -> Follower:
+    follower = Follower(
         prepared,
         host.flower,
         tell_progress,
         lambda: find_supervisor(host) is not None,
         lambda: any(process.name == SERVER_APP for process in find_started(host)),
     )
+    follower.mends = mark.take
+    return follower
 
 
 def _until_told(prepared: Prepared, work: Callable[[], Ending]) -> None:

@@ -1,9 +1,9 @@
 """Keeps a consortium running: one supervisor per folder, in the foreground.
 
 A lock holds a second one off. Once a second it starts again what has ended, keeps Flower's
-register of keys equal to the list of sites, takes up a renewed certificate and writes
-`superlink/processes.json`. It adopts every orphan below it, so that nothing it started can slip
-away. What crosses a hospital's boundary: nothing.
+register of keys equal to the list of sites, takes up a renewed certificate and runs that nobody
+follows, and writes `superlink/processes.json`. It adopts every orphan below it, so that nothing it
+started can slip away. What crosses a hospital's boundary: nothing.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from server.superlink import (
     read_processes,
     recipes,
 )
+from server.unwatched import Unwatched
 from strategies.code_hash import bundle_folder
 from strategies.processes import adopt_orphans, descendants, end, observe, reap
 
@@ -86,6 +87,7 @@ class Supervisor:
         self._register = Register(
             host.folder / "sites", host.nodes, host.database, host.flower, lambda: self._ending
         )
+        self._unwatched = Unwatched(host.folder, host.logs / "resume.log")
         self._register_at = self._probe_at = 0.0
         self._well_at = time.monotonic()
         self._certificate = 0
@@ -153,7 +155,9 @@ class Supervisor:
         """Look once at everything."""
         for service in self.services:
             service.watch()
-        reap(s.process.pid for s in self.services if s.process is not None)
+        waited_for = [s.process.pid for s in self.services if s.process is not None]
+        reap([*waited_for, *self._unwatched.pids])
+        self._unwatched.look()
         self._renew()
         self._probe()
         if time.monotonic() >= self._register_at and (self.problems or self._register.changed()):
@@ -227,6 +231,7 @@ class Supervisor:
 
     def _stop(self) -> None:
         _tell_systemd("STOPPING=1")
+        self._unwatched.stop()
         for service in reversed(self.services):
             service.stop()
         rest = [observe("task", pid) for pid in descendants(os.getpid())]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from tests.federation import survival
+from strategies import chain
+from tests.federation import strike_hook, survival, survival_kill
 from tests.federation.survival import Case, Outcome
 
 
@@ -43,3 +49,39 @@ def test_a_row_that_fails_or_raises_is_named_and_ends_with_code_1(
 def test_the_cases_have_names_of_their_own() -> None:
     names = [case.name for case in survival.find_cases()]
     assert len(set(names)) == len(names)
+
+
+def test_every_point_of_a_strike_is_a_function_of_the_product() -> None:
+    for name, function, _, _ in strike_hook.POINTS.values():
+        owner = importlib.import_module(name)
+        assert callable(functools.reduce(getattr, function.split("."), owner))
+
+
+def test_an_armed_point_suspends_the_process_there_and_only_once(tmp_path: Path) -> None:
+    """The hook in a process of its own: it stops before the call goes on, and can be killed."""
+    (tmp_path / "armed-head").write_text(json.dumps({"when": "lines 1", "where": ""}))
+    script = (
+        "from tests.federation import strike_hook; strike_hook.install()\n"
+        "from pathlib import Path; from strategies import chain\n"
+        f"chain.append(Path({str(tmp_path)!r}) / 'outbox.jsonl', {{'kind': 'hello'}})\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", script],
+        env={**os.environ, "MFM_STRIKES": str(tmp_path)},
+    )
+    _, status = os.waitpid(child.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    assert json.loads((tmp_path / "hit-head").read_text())["pid"] == child.pid
+    child.kill()
+    child.wait()
+    ledger = tmp_path / "outbox.jsonl"
+    assert len(chain.read(ledger)) == 1 and chain.verify(ledger) == ()
+    chain.append(ledger, {"kind": "train"})
+    assert len(chain.read(ledger)) == 2 and chain.verify(ledger) == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [3, 8])
+def test_a_killed_server_app_costs_at_most_one_exchange(tmp_path: Path, number: int) -> None:
+    rows = list(survival_kill.strike_run(tmp_path, [survival_kill.SERVER_APP[number]]))
+    assert rows and not [problem for row in rows for problem in row.problems]

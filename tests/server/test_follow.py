@@ -135,7 +135,7 @@ def test_a_server_app_that_dies_again_and_again_is_a_failed_run(prepared: Prepar
     watcher, engine, _ = follower(prepared, *[says("finished:failed")] * 3)
     ending = watcher.start(resume=False)
     assert ending.status == "failed" and "its details" in ending.message
-    assert engine.submitted == [False, True, True]
+    assert engine.submitted == [False, True, True] and read_ending(prepared.folder) == ending
 
 
 def test_deaths_with_work_done_between_them_do_not_add_up(prepared: Prepared) -> None:
@@ -164,6 +164,16 @@ def test_a_server_app_whose_process_is_gone_is_started_again_although_flower_has
     assert watcher.start(resume=False).status == "complete"
     assert engine.submitted == [False, True] and engine.stopped == [1]
     assert any("its process is gone" in words["message"] for line, words in told if line is None)
+
+
+def test_one_of_two_followers_starts_it_again_and_both_see_the_end(prepared: Prepared) -> None:
+    watcher, engine, _ = follower(prepared, says("finished:failed"), ends("done"))
+    follow.submit(prepared, engine, resume=False)
+    mine = iter((False, True))
+    watcher.mends = lambda: next(mine)
+    engine.steps.insert(0, says("finished:failed"))
+    assert watcher.follow(1).status == "complete"
+    assert engine.submitted == [False, True]
 
 
 def test_a_server_app_that_ends_well_is_not_taken_for_gone(prepared: Prepared) -> None:
