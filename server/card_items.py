@@ -58,6 +58,19 @@ class Known:
         return list((self.audit.get("subgroups") or {}).get(head) or ())
 
     @property
+    def biases(self) -> list[Mapping[str, Any]]:
+        """Return the ranking of biases; empty where no row could be judged."""
+        rows = list(self.audit.get("biases") or ())
+        return rows if any(row.get("score") is not None for row in rows) else []
+
+    @property
+    def gaps(self) -> list[Mapping[str, Any]]:
+        """Return the subgroup rows; empty where no gap over all classes could be measured."""
+        rows = self.subgroups
+        whole = [row for row in rows if row["kind"] == "gap" and row["class"] is None]
+        return rows if any(row["raw"]["auc"]["value"] is not None for row in whole) else []
+
+    @property
     def explanations(self) -> list[Mapping[str, Any]]:
         """Return the rows of explanation quality; empty where none was scored."""
         rows = list(self.audit.get("explanations") or ())

@@ -12,6 +12,7 @@ from mfm_core.report_groups import gap_lead
 from mfm_core.report_words import listed, number, several
 from server.card_items import Item, Known, Section, item, section, text_of, told
 from server.card_sections import leak_text, privacy_text, recorded, training_data
+from strategies.plan import plan_of
 
 AUDIT = "Agree on audit.enabled: true."
 
@@ -30,14 +31,15 @@ def principles_of(known: Known) -> list[Section]:
 
 
 def _fairness(known: Known) -> list[Item]:
-    biases, made = known.audit.get("biases"), known.run.mitigation
+    biases, gaps, made = known.biases, known.gaps, known.run.mitigation
     heads = f"Heads made without {made.attribute}: {', '.join(made.methods)}"
     used = f"; in use: {made.use}" if made.use else "; none of them in use"
     return [
-        item("Sources of bias looked for", bias_lead(biases) if biases else None, AUDIT),
+        item("Sources of bias looked for", bias_lead(biases) if biases else None,
+             f"{AUDIT} It needs patients on both sides of a field."),
         item("Attributes recorded", recorded(known), "Agree on attributes such as view, sex, age."),
-        item("Fairness measured", gap_lead(known.subgroups) if known.subgroups else None,
-             f"Record an attribute. {AUDIT}"),
+        item("Fairness measured", gap_lead(gaps) if gaps else None,
+             f"Record an attribute. {AUDIT} It needs patients on both sides."),
         item("Bias reduced", heads + used if made.attribute else None, "Set mitigation.attribute."),
     ]  # fmt: skip
 
@@ -140,6 +142,10 @@ def claim_of(known: Known) -> Section:
         f"batch {training.batch_size}, AdamW, learning rate {training.learning_rate:g}; weights of "
         f"KL {goal.beta:g}, classes {goal.class_weight:g}, cycle {goal.cycle_weight:g}"
     )
+    if run.privacy.private:
+        steps = f"{steps}; DP-SGD, trained part: {run.privacy.trainable}"
+    patches = any(step.kind == "patch_moments" for step in plan_of(run))
+    started = "; linear path from all hospitals' patch statistics" if patches else ""
     chosen = known.figures.get("heads")
     items = [
         item("Study", "Federated training; figures on test images of the same hospitals.", ""),
@@ -151,7 +157,7 @@ def claim_of(known: Known) -> Section:
         item("Division of the data", "Training, validation and test within each hospital, by "
              "patient unless its manifest divides.", ""),
         item("Sample size justified", None, "State the n that the limits of the gates need."),
-        item("Start of training", f"Random weights, seed {run.seed}", ""),
+        item("Start of training", f"Random weights, seed {run.seed}{started}", ""),
         item("Training", steps, ""),
         item("Choice of the final model", "Head chosen on validation images of all hospitals."
              if chosen else None, "Set statistics.refit_head: true."),

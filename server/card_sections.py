@@ -82,13 +82,13 @@ def recorded(known: Known) -> str:
 
 def _factors(known: Known) -> Section:
     fields = recorded(known)
-    biases = known.audit.get("biases") or []
+    biases, gaps = known.biases, known.gaps
     items = [
         item("Attributes recorded", fields, "Agree on attributes such as view, sex or age."),
-        item("Figures per group", gap_lead(known.subgroups) if known.subgroups else None,
-             "Record an attribute and agree on audit.enabled: true."),
+        item("Figures per group", gap_lead(gaps) if gaps else None,
+             "Record an attribute and agree on audit.enabled: true; it needs patients on both sides."),
         item("Fields that sway the answer", bias_lead(biases) if biases else None,
-             "Agree on audit.enabled: true."),
+             "Agree on audit.enabled: true; it needs patients on both sides of a field."),
     ]  # fmt: skip
     groups = grouped(known.subgroups, {})["attributes"] if known.subgroups else []
     tables = [Table(t.head, t.rows, f"{group['name']}: {caption}", t.strong, t.words)

@@ -215,9 +215,8 @@ def _check_state(
     again = json.loads(json.dumps(expected))
     if changed := sorted(key for key in again if key in results and results[key] != again[key]):
         problems.append(f"{RESULTS} differs from the run's state in {', '.join(changed)}")
-    missing = sorted(key for key in again if key not in results)
-    if missing and stamp.code_hash == code_hash():  # later versions may tell more
-        problems.append(f"{RESULTS} lacks {', '.join(missing)}")
+    if stamp.code_hash == code_hash() and (other := sorted(again.keys() ^ results.keys())):
+        problems.append(f"{RESULTS} lacks, or holds besides, {', '.join(other)}")
     if problems:
         raise ConfigError(str(folder), problems)
     return True

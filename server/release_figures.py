@@ -123,12 +123,12 @@ def _privacy(run: RunConfig, reported: Content | None) -> dict[str, Any]:
 
     `reported` is "privacy" of server.json: {"per_site": {name: {"epsilon": number}}}.
     """
-    agreed: dict[str, Any] = run.model_dump(mode="json").get("privacy") or {}
+    agreed = run.privacy.model_dump(mode="json")
     sites = (reported or {}).get("per_site") or {}
     found = [row.get("epsilon") for row in sites.values() if isinstance(row, Mapping)]
     spent = [float(value) for value in found if isinstance(value, int | float)]
     known = bool(spent) and len(spent) == len(sites)
-    return {"training": "none", **agreed, "largest_epsilon": max(spent) if known else None}
+    return {**agreed, "largest_epsilon": max(spent) if known else None}
 
 
 def rounds_of(lines: Lines, labels: Mapping[str, str]) -> list[dict[str, Any]]:

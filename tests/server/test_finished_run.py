@@ -51,6 +51,21 @@ def test_figures_that_were_improved_by_hand_are_found(folder: Path) -> None:
         read_finished(folder)
 
 
+@pytest.mark.parametrize("way", ["audit", "privacy"])
+def test_results_with_a_part_less_or_a_part_more_are_found(folder: Path, way: str) -> None:
+    """An epsilon that no exchange reported cannot be written in by hand."""
+
+    def altered(results: dict[str, Any]) -> None:
+        if way in results:
+            del results[way]
+        else:
+            results[way] = {"per_site": {"north": {"epsilon": 0.1}}}
+
+    change(folder / "server.json", altered)
+    with pytest.raises(ConfigError, match=f"lacks, or holds besides, {way}"):
+        read_finished(folder)
+
+
 def test_a_ledger_that_was_tidied_up_is_found(folder: Path) -> None:
     path = folder / "rounds.jsonl"
     path.write_text(path.read_text().replace('"ok"', '"no-reply"', 1))

@@ -92,6 +92,14 @@ def test_without_figures_the_card_says_not_done(known: Known) -> None:
     assert "3 answers of 1 hospital are missing" in items["caveats: Degraded run"]["text"]
 
 
+def test_looking_and_seeing_nothing_for_want_of_patients_is_not_done(known: Known) -> None:
+    assert known.audit["biases"] and not known.biases
+    assert items_of(card_of(known))["fairness: Sources of bias looked for"]["state"] == NOT_DONE
+    rows = [{**row, "score": 0.1} for row in known.audit["biases"]]
+    figures = {**known.figures, "audit": {**known.audit, "biases": rows}}
+    assert changed(known, figures=figures).biases == rows
+
+
 def test_privacy_is_not_claimed_without_a_mechanism(known: Known) -> None:
     items = items_of(card_of(known))
     assert items["privacy: Differential privacy"]["state"] == NOT_DONE
