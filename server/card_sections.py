@@ -86,7 +86,7 @@ def _factors(known: Known) -> Section:
     items = [
         item("Attributes recorded", fields, "Agree on attributes such as view, sex or age."),
         item("Figures per group", gap_lead(gaps) if gaps else None,
-             "Record an attribute and agree on audit.enabled: true; it needs patients on both sides."),
+             "Record an attribute, agree on audit.enabled: true; it needs patients on each side."),
         item("Fields that sway the answer", bias_lead(biases) if biases else None,
              "Agree on audit.enabled: true; it needs patients on both sides of a field."),
     ]  # fmt: skip
