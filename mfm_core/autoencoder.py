@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from mfm_core.blocks import (
+    Conv3x3,
     Down,
     GroupPointwise,
     ShuffleUnit,
@@ -84,7 +85,7 @@ class _Encoder(nn.Module):
         super().__init__()
         self.stem = model.stem
         widths, depths = model.widths, model.depths
-        self.first = nn.Conv2d(channels * model.stem**2, widths[0], 3, padding=1, bias=False)
+        self.first = Conv3x3(channels * model.stem**2, widths[0])
         parts = _units(widths[0], depths[0], model)
         for before, after, depth in zip(widths, widths[1:], depths[1:], strict=False):
             parts.append(Down(before, after, model.groups, model.norm_channels))
@@ -113,7 +114,7 @@ class _Decoder(nn.Module):
             parts.extend(_units(after, depth, model))
         self.stages = nn.Sequential(*parts)
         self.norm = group_norm(widths[-1], model.norm_channels)
-        self.last = nn.Conv2d(widths[-1], channels * model.stem**2, 3, padding=1)
+        self.last = Conv3x3(widths[-1], channels * model.stem**2, bias=True)
 
     def forward(self, rows: torch.Tensor, count: int) -> torch.Tensor:
         """Return what the units draw for `count` images."""
@@ -172,7 +173,7 @@ class Autoencoder(nn.Module):
         statistics = self.to_latent(self.encoder(centred)).view(count, self.grid**2, -1)
         mu, logvar = statistics.chunk(2, dim=2)
         if path is not None:
-            mu = mu + path.read(centred)
+            mu = mu + path(centred)
         return mu.flatten(1), logvar.flatten(1).clamp(*LOGVAR_RANGE)
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
@@ -180,7 +181,7 @@ class Autoencoder(nn.Module):
         count = len(latent)
         cells = latent.reshape(count, self.grid**2, -1)
         images = self.decoder(cells.reshape(-1, cells.shape[2]), count)
-        base = 0.5 if self.linear_path is None else self.linear_path.write(cells)
+        base = 0.5 if self.linear_path is None else self.linear_path(cells)
         return clamp_gently(images + base)
 
     def classify(self, mu: torch.Tensor) -> torch.Tensor:

@@ -119,6 +119,17 @@ class GroupPointwise(nn.Module):
         return product
 
 
+class Conv3x3(nn.Conv2d):
+    """A 3x3 convolution that keeps the sides: `[N, before, H, W]` to `[N, after, H, W]`.
+
+    Its own name, because Opacus's grad sampler of `nn.Conv2d` (1.6) returns wrong gradients for
+    channels-last images; `mfm_core.grad_samplers` registers one that does not.
+    """
+
+    def __init__(self, before: int, after: int, groups: int = 1, bias: bool = False) -> None:
+        super().__init__(before, after, 3, padding=1, groups=groups, bias=bias)
+
+
 def group_norm(channels: int, norm_channels: int) -> nn.GroupNorm:
     """Return a GroupNorm of `norm_channels` channels a group; one group if that won't divide."""
     groups = channels // norm_channels if channels % norm_channels == 0 else 1
@@ -136,7 +147,7 @@ class ShuffleUnit(nn.Module):
         self.groups = groups
         self.narrow = GroupPointwise(width, inner, groups)
         self.norm = group_norm(inner, norm_channels)
-        self.depthwise = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=False)
+        self.depthwise = Conv3x3(inner, inner, groups=inner)
         self.widen = GroupPointwise(inner, width, groups)
         nn.init.zeros_(self.widen.weight)
 

@@ -108,6 +108,10 @@ class LinearPath(nn.Module):
         self.gain_in = nn.Parameter(torch.ones(grid * grid, 1, latent))
         self.gain_out = nn.Parameter(torch.zeros(grid * grid, 1, latent))
 
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        """Return what `read` finds in images, four axes, or `write` makes of a latent, three."""
+        return self.read(given) if given.ndim == 4 else self.write(given)
+
     def read(self, centred: torch.Tensor) -> torch.Tensor:
         """Return latent `[N, grid * grid, latent]` of images less their mean, `[N, C, H, W]`."""
         numbers = torch.bmm(describe(centred, self.grid), self.basis.transpose(1, 2))
