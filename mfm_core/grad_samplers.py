@@ -23,7 +23,7 @@ from mfm_core.autoencoder import Autoencoder
 from mfm_core.blocks import Conv3x3, GroupPointwise
 from mfm_core.linear_path import LinearPath, describe, draw
 
-Samples = dict[nn.Parameter, torch.Tensor]
+Samples = dict[Any, torch.Tensor]
 """Parameter to its gradients per image, `[N, *shape]`."""
 
 ROW_LAYERS = (GroupPointwise, nn.Linear)
@@ -45,10 +45,10 @@ def sample_pointwise(
     count, places = backprops.shape[:2]
     left = backprops.reshape(count, places, groups, outer)
     right = activations[0].reshape(count, places, groups, inner)
-    gradients = left.new_empty(groups, count, outer, inner)
+    gradients = left.new_empty(count, groups, outer, inner)
     for group in range(groups):
-        torch.bmm(left[:, :, group].mT, right[:, :, group], out=gradients[group])
-    return {layer.weight: gradients.transpose(0, 1)}
+        gradients[:, group] = torch.bmm(left[:, :, group].mT, right[:, :, group])
+    return {layer.weight: gradients}
 
 
 @register_grad_sampler(Conv3x3)  # type: ignore[untyped-decorator]
@@ -80,7 +80,7 @@ def sample_conv(
         count * layer.groups,
         [False, True, False],
     )
-    found = {weight: gradients.view(count, *weight.shape)}
+    found: Samples = {weight: gradients.view(count, *weight.shape)}
     if layer.bias is not None:
         found[layer.bias] = backprops.sum(dim=(2, 3))
     return found
@@ -122,7 +122,11 @@ def _sample_writing(layer: LinearPath, latent: torch.Tensor, by_images: torch.Te
 
 def _outer(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Return `[N, cells, a, b]` of `[cells, N, a]` and `[cells, N, b]`."""
-    return left.permute(1, 0, 2).unsqueeze(3) * right.permute(1, 0, 2).unsqueeze(2)
+    (cells, count, rows), columns = left.shape, right.shape[2]
+    product = left.new_empty(count, cells, rows, columns)
+    return torch.mul(
+        left.transpose(0, 1)[..., None], right.transpose(0, 1)[:, :, None], out=product
+    )
 
 
 class Tape:
@@ -140,7 +144,7 @@ class Tape:
 
     def __init__(self, model: Autoencoder) -> None:
         self._model, self._images, self._count = model, 0, 0
-        self._learning = [p for p in model.parameters() if p.requires_grad]
+        self._learning: list[Any] = [p for p in model.parameters() if p.requires_grad]
         self._layers = [
             layer
             for layer in model.modules()
@@ -213,7 +217,7 @@ class Tape:
         if parameter not in set(self._learning):
             return copies
         copies = copies.requires_grad_()
-        copies.register_hook(lambda slope: self._record({parameter: slope.unsqueeze(1)}))
+        copies.register_hook(lambda slope: self._record({parameter: slope.unsqueeze(1)}))  # type: ignore[no-untyped-call]
         return copies
 
     def _begin(self, _: nn.Module, given: tuple[Any, ...]) -> None:
@@ -223,7 +227,7 @@ class Tape:
         path = self._model.linear_path
         if path is not None and given[0].requires_grad:
             mean = path.mean_image
-            given[0].register_hook(lambda slope: self._record({mean: -slope.unsqueeze(1)}))
+            given[0].register_hook(lambda slope: self._record({mean: -slope.unsqueeze(1)}))  # type: ignore[no-untyped-call]
 
     def _see(self, layer: nn.Module, given: tuple[torch.Tensor], output: torch.Tensor) -> None:
         if not output.requires_grad:
@@ -246,7 +250,7 @@ class Tape:
                 for parameter in wanted:
                     parameter.requires_grad_(False)
 
-        output.register_hook(record)
+        output.register_hook(record)  # type: ignore[no-untyped-call]
 
     def _record(self, samples: Samples) -> None:
         for parameter, found in samples.items():
@@ -258,7 +262,7 @@ class Tape:
 
     def _forget(self) -> None:
         for parameter in self._learning:
-            parameter.grad_sample = None  # type: ignore[attr-defined]
+            parameter.grad_sample = None
 
 
 def _registry() -> dict[type[nn.Module], Callable[..., Samples]]:

@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -319,7 +319,7 @@ def _add_pass(
     return terms
 
 
-def join_units(parameters: list[torch.nn.Parameter], owners: torch.Tensor, count: int) -> None:
+def join_units(parameters: list[Any], owners: torch.Tensor, count: int) -> None:
     """Replace every `grad_sample` `[N, ...]` by its sums over each unit, `[count, ...]`."""
     for parameter in parameters:
         found = parameter.grad_sample
