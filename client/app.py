@@ -26,6 +26,7 @@ from client.site import ATLAS, FINAL, HEADS_FILE, Site, open_site
 from mfm_core.atlas import atlas_from, save_atlas
 from mfm_core.checkpoint import encoder_hash, flat_weights, save_model
 from mfm_core.dataset import SPLITS
+from mfm_core.erasure import why_not_comparable
 from mfm_core.errors import BoundaryError, ConfigError, MfmError, UpdateRejected
 from mfm_core.evaluation import metric_sum
 from mfm_core.head import candidate_sum
@@ -289,6 +290,9 @@ def train_heads(request: Request) -> Reply:
     before = {method: sent[method] for method in trained_methods(run)}
     parts = (images.labels[chosen], images.attributes[chosen], images.patients[chosen])
     data = HeadData(site.latents("train"), *parts)
+    if why_not_comparable(known, run.mitigation.recipe.attribute):
+        unmoved = head_round_sum(before, before, data.images)  # as the server decided, too
+        return Reply(len(chosen), wire.Payload(total=unmoved))
     after = {
         method: head_round(
             method,
@@ -323,10 +327,12 @@ def store_atlas(request: Request) -> Reply:
     encoder, latent = encoder_hash(model), part_of(request.total, LATENT)
     (folder / HEADS_FILE).unlink(missing_ok=True)
     save_model(folder / FINAL, model, site.config_hash, run.ontology)
-    save_atlas(folder / ATLAS, atlas_from(latent, run.ontology, encoder, site.config_hash))
-    if run.mitigation.attribute is not None:
+    atlas = atlas_from(latent, run.ontology, encoder, site.config_hash)
+    save_atlas(folder / ATLAS, atlas)
+    attribute = run.mitigation.attribute
+    if attribute is not None and not why_not_comparable(atlas, attribute):
         heads = heads_from_sum(part_of(request.total, HEADS))
-        save_heads(folder / HEADS_FILE, heads, encoder, run.mitigation.attribute)
+        save_heads(folder / HEADS_FILE, heads, encoder, attribute)
     return Reply(0, wire.Payload())
 
 

@@ -19,6 +19,7 @@ from mfm_core.atlas import Atlas, load_atlas
 from mfm_core.autoencoder import Autoencoder
 from mfm_core.checkpoint import encoder_hash, load_model
 from mfm_core.dataset import ImageSet
+from mfm_core.erasure import why_not_comparable
 from mfm_core.explanation_sums import explanation_sum
 from mfm_core.flips import flip_sum, without_small_cells
 from mfm_core.head import Head
@@ -26,7 +27,7 @@ from mfm_core.head_files import load_heads
 from mfm_core.inference import infer
 from mfm_core.subgroups import subgroup_sum
 from mfm_core.sums import Sum
-from strategies.answers import CHOSEN, EXPLANATIONS, FLIPS, SUBGROUPS, joined
+from strategies.answers import CHOSEN, EXPLANATIONS, FLIPS, SUBGROUPS, joined, mitigated_methods
 from strategies.config import RunConfig
 
 
@@ -87,8 +88,10 @@ def audit_sum(
     mu = infer(kept.model, images, chosen).mu
     labels, attributes = images.labels[chosen], images.attributes[chosen]
     patients, parts = images.patients[chosen], {}
-    for name in (CHOSEN, *run.mitigation.methods) if run.mitigation.attribute else (CHOSEN,):
-        head = kept.heads[name]
+    attribute = run.mitigation.attribute
+    made = attribute is not None and not why_not_comparable(kept.atlas, attribute)
+    for name in (CHOSEN, *mitigated_methods(run)):
+        head = kept.heads[name if made else CHOSEN]
         parts[f"{SUBGROUPS}/{name}"] = subgroup_sum(
             head.logits(mu), labels, attributes, patients, run.ontology,
             smallest=smallest, seed=seed_of(f"subgroups {name}"),

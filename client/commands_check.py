@@ -19,7 +19,7 @@ from client.commands_folder import HospitalFolder
 app = typer.Typer()
 
 PART_NAMES = (
-    *("settings", "keys", "code", "data", "dicom", "machine"),
+    *("settings", "keys", "code", "data", "dicom", "machine", "sandbox"),
     *("network", "registration"),
 )
 

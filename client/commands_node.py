@@ -59,15 +59,31 @@ def status(
         bool, typer.Option("--offline", help="Do not ask the server for its certificate.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    healthy: Annotated[
+        bool, typer.Option("--healthy", help="Only tell whether all is up: exit code 0 or 1.")
+    ] = False,
 ) -> None:
     """Show the node's processes, what left last, and the days left of the certificates.
 
-    Exit code 1 if the node does not run.
+    Exit code 1 if the node does not run. With --healthy the processes are asked and nothing else
+    is loaded, which suits a container's health check; a server that is away is no ill of the node.
     """
+    if healthy:
+        _show_health(folder / "node" / "processes.json")
+        return
     from client.folder import open_folder
     from client.node_words import read_status, text_of
 
     found = read_status(open_folder(folder), last, offline=offline)
     print(json.dumps(found.to_dict(), indent=1) if as_json else text_of(found))
     if not found.node.running:
+        raise typer.Exit(1)
+
+
+def _show_health(record: Path) -> None:
+    from strategies.health import read_ills
+
+    ills = read_ills(record)
+    print("\n".join(ills) or "healthy")
+    if ills:
         raise typer.Exit(1)

@@ -14,9 +14,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from client.config import load_site_config
-from client.held import decide, held_messages
-
 commands = typer.Typer(help="Messages that wait for a person (limits.manual).")
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="The site's settings, site.yaml.")]
@@ -29,6 +26,9 @@ def list_held(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """List the messages that wait, with everything they hold."""
+    from client.config import load_site_config
+    from client.held import held_messages
+
     waiting = held_messages(load_site_config(config).state_folder)
     if as_json:
         rows = [{"name": held.name, "since": held.since, **held.facts} for held in waiting]
@@ -51,12 +51,19 @@ def list_held(
 @commands.command()
 def approve(name: Name, config: ConfigFile = Path("site.yaml")) -> None:
     """Let a message leave; your name goes into the ledger."""
-    decide(load_site_config(config).state_folder, name, True, getpass.getuser())
+    _decide(name, config, True)
     print(f"{name}: approved")
 
 
 @commands.command()
 def reject(name: Name, config: ConfigFile = Path("site.yaml")) -> None:
     """Keep a message here; the coordinator is told that this site refused."""
-    decide(load_site_config(config).state_folder, name, False, getpass.getuser())
+    _decide(name, config, False)
     print(f"{name}: rejected")
+
+
+def _decide(name: str, config: Path, approved: bool) -> None:
+    from client.config import load_site_config
+    from client.held import decide
+
+    decide(load_site_config(config).state_folder, name, approved, getpass.getuser())

@@ -15,6 +15,8 @@ from mfm_core.config import DataConfig, Part, load_yaml
 from mfm_core.errors import ConfigError
 from strategies.code_hash import bundle_folder
 from strategies.config import RunConfig
+from strategies.exposition import is_loopback
+from strategies.onboarding import address_problem
 from strategies.plan import KINDS, Kind
 
 ANY = "any"
@@ -81,9 +83,22 @@ class SiteConfig(Part):
     state_folder: Path = Field(description="Cache, ledger, log and received models of this site.")
     device: Literal["cpu"] = Field("cpu", description="Where training runs.")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of one worker process.")
+    metrics: str | None = Field(
+        None, description="IP:port on loopback that shows counts to Prometheus; None: none."
+    )
     run: Path | None = Field(
         None, description="The site's own copy of run.yaml; None takes the one in the app bundle."
     )
+
+    @field_validator("metrics")
+    @classmethod
+    def _is_for_this_machine(cls, value: str | None) -> str | None:
+        problem = None if value is None else address_problem(value)
+        if value is not None and (problem or not is_loopback(value)):
+            raise ValueError(
+                problem or "must be loopback, e.g. 127.0.0.1:9465: the figures are for this machine"
+            )
+        return value
 
     @model_validator(mode="after")
     def _splits_leave_training(self) -> Self:

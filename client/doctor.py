@@ -16,6 +16,7 @@ from client import doctor_network, registration
 from client.doctor_data import check_counts, read_images
 from client.doctor_dicom import check_dicom
 from client.doctor_machine import check_machine
+from client.doctor_sandbox import check_sandbox
 from client.doctor_settings import (
     Settings,
     check_code,
@@ -29,7 +30,7 @@ from client.keys import read_key
 from mfm_core.dataset import ImageSet
 from mfm_core.errors import MfmError
 
-LOCAL = ("settings", "keys", "code", "data", "dicom", "machine")
+LOCAL = ("settings", "keys", "code", "data", "dicom", "machine", "sandbox")
 REMOTE = ("network", "registration")
 PARTS = (*LOCAL, *REMOTE)
 """data brings the counts with it; network: name, proxy, certificate, server and clock."""
@@ -114,6 +115,13 @@ def _machine(visit: Visit) -> Iterator[Finding]:
     yield from check_machine(config, run, 0 if visit.images is None else len(visit.images))
 
 
+def _sandbox(visit: Visit) -> Iterator[Finding]:
+    if visit.settings.config is None:
+        yield Finding("sandbox", "skip", "needs site.yaml; correct the settings first")
+        return
+    yield from check_sandbox(visit.settings.config)
+
+
 def _network(visit: Visit) -> Iterator[Finding]:
     if visit.settings.kit is None:
         yield Finding("network", "skip", "needs a kit, which names the address")
@@ -144,6 +152,7 @@ _PARTS: dict[str, Callable[[Visit], Iterator[Finding]]] = {
     "data": _data,
     "dicom": _dicom,
     "machine": _machine,
+    "sandbox": _sandbox,
     "network": _network,
     "registration": _registration,
 }

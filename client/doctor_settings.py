@@ -110,7 +110,8 @@ def check_run(kit: Kit, config: SiteConfig, found: str) -> Finding:
 
 
 def check_limits(config: SiteConfig, run: RunConfig) -> Iterator[Finding]:
-    """Yield what the site's own limits will refuse of the agreed run."""
+    """Yield the site's own limits, and what they will refuse of the agreed run."""
+    yield Finding("settings", "ok", "limits of this site", details=limit_lines(config))
     asked: list[Kind] = list(dict.fromkeys(["hello", *(step.kind for step in plan_of(run))]))
     refused = [kind for kind in asked if kind not in config.limits.allowed_kinds]
     if refused:
@@ -135,6 +136,18 @@ def check_limits(config: SiteConfig, run: RunConfig) -> Iterator[Finding]:
         yield Finding("settings", "fail", text, "raise the limit to take part in this run")
     else:
         yield Finding("settings", "ok", text)
+
+
+def limit_lines(config: SiteConfig) -> tuple[str, ...]:
+    """Return every limit with its value, one a line."""
+    shown = config.limits.model_dump(mode="json")
+    lists = {
+        name: ", ".join(map(str, value)) for name, value in shown.items() if type(value) is list
+    }
+    return tuple(
+        f"{name}: {lists.get(name, 'none' if value is None else value)}"
+        for name, value in shown.items()
+    )
 
 
 def message_bytes(run: RunConfig, kind: Kind) -> int:

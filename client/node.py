@@ -35,6 +35,8 @@ from client.supervisor import Pace, Program, Service, supervise
 from mfm_core.errors import ConfigError, RunFailed
 from mfm_core.whole_file import write_whole
 from strategies.code_hash import bundle_folder
+from strategies.exposition import serve
+from strategies.health import quiet_address
 from strategies.processes import Process, observe, read_process, wait_until_gone
 
 LOOPBACK = "127.0.0.1,localhost,::1"
@@ -59,7 +61,8 @@ def run_node(folder: Folder, pace: Pace | None = None) -> None:
         if left := end_left_over(folder):
             log.warning("ended what an earlier node left behind: %s", ", ".join(left))
         address = f"127.0.0.1:{free_port()}"
-        services = [Service(program, pace) for program in programs(folder, address, os.environ)]
+        started = programs(folder, address, os.environ, quiet_address())
+        services = [Service(program, pace) for program in started]
         record = _Record(folder, address, services)
         told: list[str] = []
 
@@ -70,10 +73,38 @@ def run_node(folder: Folder, pace: Pace | None = None) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, end)
         try:
-            supervise(services, pace, record.write, lambda: bool(told))
+            with showing_figures(folder):
+                supervise(services, pace, record.write, lambda: bool(told))
         finally:
             record.supervised = False
             record.write()
+
+
+@contextlib.contextmanager
+def showing_figures(folder: Folder) -> Iterator[None]:
+    """Show figures to Prometheus where site.yaml names an address.
+
+    Raises:
+        ConfigError: the address is taken.
+    """
+    config = load_site_config(folder.site_file)
+    if config.metrics is None:
+        yield
+        return
+    from client.metrics import ClientFigures
+
+    figures = ClientFigures(folder, config.state_folder)
+    try:
+        server = serve(config.metrics, figures.collector)
+    except OSError as error:
+        reason = f"{config.metrics} is taken ({error.strerror}); choose another port, or leave out"
+        raise ConfigError("metrics", [reason]) from None
+    log.info("figures for this hospital's Prometheus: http://%s/metrics", config.metrics)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 class _Record:
@@ -92,6 +123,7 @@ class _Record:
             "supervisor": own.to_dict() if own else None,
             "started_at": self._began,
             "address": self._address,
+            "health": next((s.program.health for s in self._services if s.program.health), None),
             "services": [service.to_dict() for service in self._services],
         }
         if content != self._written:
@@ -117,13 +149,16 @@ def check_ready(folder: Folder) -> None:
         raise ConfigError("the node cannot start", problems)
 
 
-def programs(folder: Folder, address: str, around: Mapping[str, str]) -> tuple[Program, ...]:
+def programs(
+    folder: Folder, address: str, around: Mapping[str, str], health: str | None = None
+) -> tuple[Program, ...]:
     """Return SuperNode and runner.
 
     Args:
         folder: the hospital's.
         address: loopback host:port on which the SuperNode offers its messages to the runner.
         around: the environment to start from.
+        health: loopback host:port for the SuperNode's gRPC health service; None starts none.
     """
     if not folder.secret.is_file():
         folder.node.mkdir(parents=True, exist_ok=True)
@@ -137,13 +172,14 @@ def programs(folder: Folder, address: str, around: Mapping[str, str]) -> tuple[P
         *("--auth-supernode-private-key", str(folder.key)),
         *("--isolation", "process", "--superexec-auth-secret-file", str(folder.secret)),
         *("--host", host, "--port", port),
+        *(("--health-server-address", health) if health else ()),
     )
     runner = (sys.executable, "-m", "client.runner", str(folder.site_file), address)
     logs = folder.node / "logs"
     empty = folder.node / "home"
     empty.mkdir(parents=True, exist_ok=True)
     return (
-        Program("supernode", supernode, logs / "supernode.log", empty, environment),
+        Program("supernode", supernode, logs / "supernode.log", empty, environment, health),
         Program(
             "runner",
             (*runner, str(folder.secret)),
@@ -263,7 +299,7 @@ class NodeStatus:
         running: whether its supervisor runs.
         started_at: when that began, ISO 8601; empty when it does not run.
         connected: whether the SuperNode was let in since its last start.
-        services: per program name, pid, alive, state, reason, starts.
+        services: per program name, pid, alive, state, reason, starts, answers (its health check).
     """
 
     running: bool
@@ -281,7 +317,9 @@ def read_node(folder: Folder) -> NodeStatus:
     for row in content.get("services", []):
         process = read_process(row)
         alive = process is not None and process.alive
-        shown = {key: row.get(key) for key in ("name", "pid", "state", "reason", "starts")}
+        shown = {
+            key: row.get(key) for key in ("name", "pid", "state", "reason", "starts", "answers")
+        }
         services.append({**shown, "alive": alive})
         if row.get("name") == "supernode" and alive:
             connected = CONNECTED in _text_from(Path(row["log"]), int(row.get("log_from", 0)))

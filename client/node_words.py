@@ -6,7 +6,7 @@ What crosses the hospital's boundary: at most a TLS greeting to the coordinator'
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from client.certificate import WARN_DAYS, read_authority
@@ -14,10 +14,12 @@ from client.config import load_site_config
 from client.doctor_network import shown_certificate
 from client.folder import Folder
 from client.kit import host_and_port, read_kit
-from client.node import NodeStatus, read_node
+from client.message_record import read_messages
+from client.node import PROCESSES, NodeStatus, read_node
 from client.site import LEDGER
 from mfm_core.errors import ConfigError
 from strategies import chain
+from strategies.health import read_ills
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Status:
         messages: the last lines of the ledger, oldest first.
         ledger_problems: what is wrong with the ledger; empty when it is whole.
         days_left: of the "authority" and of the "server"; a missing one could not be read.
+        ills: what `status --healthy` says of the processes; empty when all is well.
+        outcomes: messages since the runner began, by "answered", "refused:<word>", "error:<word>".
     """
 
     site: str
@@ -39,6 +43,8 @@ class Status:
     messages: tuple[dict[str, Any], ...]
     ledger_problems: tuple[str, ...]
     days_left: dict[str, float]
+    ills: tuple[str, ...] = ()
+    outcomes: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -66,7 +72,15 @@ def read_status(folder: Folder, last: int = 5, *, offline: bool = False) -> Stat
         days["server"] = shown.days_left()
     recent = tuple(lines[max(0, len(lines) - last) :])
     return Status(
-        config.name, kit.consortium, kit.address, read_node(folder), recent, problems, days
+        site=config.name,
+        consortium=kit.consortium,
+        address=kit.address,
+        node=read_node(folder),
+        messages=recent,
+        ledger_problems=problems,
+        days_left=days,
+        ills=read_ills(folder.node / PROCESSES),
+        outcomes=read_messages(folder.node).get("outcomes", {}),
     )
 
 
@@ -101,5 +115,6 @@ def text_of_node(found: NodeStatus) -> str:
         state = row["state"] if row["alive"] or not found.running else f"{row['state']}, no process"
         why = f": {row['reason']}" if row["reason"] else ""
         alive = f"process {row['pid']}" if row["alive"] else "no process"
+        alive += ", does not answer" if row["alive"] and row.get("answers") is False else ""
         rows.append(f"  {row['name']:9}  {alive}, {state}, started {row['starts']} times{why}")
     return "\n".join(rows)

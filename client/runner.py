@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,7 @@ from types import FrameType
 from flwr.app import Error, Message
 
 from client import app
+from client.message_record import FILE, MessageRecord
 from client.site import open_site
 from client.tasks import REACH_ERRORS, Task, Tasks
 from client.worker import Worker
@@ -43,7 +45,7 @@ def expected_bundle(run: RunConfig) -> str:
 class Runner:
     """Answers the messages of one site until it is told to stop."""
 
-    def __init__(self, site_file: Path, tasks: Tasks) -> None:
+    def __init__(self, site_file: Path, tasks: Tasks, record: Path | None = None) -> None:
         site = open_site(site_file)
         limits = site.config.limits
         self._site_file, self._tasks = site_file, tasks
@@ -51,6 +53,7 @@ class Runner:
         self._worker = Worker(
             site_file, site.config.data.root, limits.max_minutes * 60.0, limits.memory_bytes
         )
+        self._record = MessageRecord(record)
         self._stopping = threading.Event()
         app.perform = self._worker.ask
 
@@ -74,11 +77,21 @@ class Runner:
             with self._tasks.next() as task:
                 if task is None:
                     return POLL_S
-                task.give_back(self.answer(task))
+                began = time.monotonic()
+                reply = self.answer(task)
+                self._note(reply, time.monotonic() - began)
+                task.give_back(reply)
                 return 0.0
         except REACH_ERRORS as error:
             log.warning("the SuperNode cannot be reached (%s); trying again", error)
             return RETRY_S
+
+    def _note(self, reply: Message, seconds: float) -> None:
+        """Count a message; figures that cannot be written hold nothing up."""
+        try:
+            self._record.note(reply, seconds, self._worker.confined)
+        except OSError as error:
+            log.warning("the count of messages cannot be written: %s", error)
 
     def answer(self, task: Task) -> Message:
         """Return the reply to a task; always one."""
@@ -106,7 +119,8 @@ def main(arguments: Sequence[str]) -> None:
     site_file, address, secret = arguments
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    runner = Runner(Path(site_file).resolve(), Tasks(address, Path(secret)))
+    record = Path(secret).with_name(FILE)
+    runner = Runner(Path(site_file).resolve(), Tasks(address, Path(secret)), record)
     signal.signal(signal.SIGTERM, runner.stop)
     signal.signal(signal.SIGINT, runner.stop)
     runner.run()

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mfm_core.errors import RunFailed
+from strategies.health import Pulse, is_serving
 from strategies.processes import Process, ended_with_parent, observe
 
 EXIT_CODE = re.compile(r"Exit Code: (\d+)")
@@ -77,6 +78,7 @@ class Program:
         log: where its output goes; appended.
         folder: its working directory.
         environment: all of its environment.
+        health: host:port of its gRPC health service, on loopback; None where it has none.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Program:
     log: Path
     folder: Path
     environment: Mapping[str, str]
+    health: str | None = None
 
 
 class Service:
@@ -99,6 +102,7 @@ class Service:
         self._began = self._next = 0.0
         self._quick = 0
         self._refused_since: float | None = None
+        self.pulse = Pulse(lambda: is_serving(str(program.health)))
 
     def start(self) -> None:
         """Start the program; its output is appended to its log."""
@@ -133,7 +137,11 @@ class Service:
         if self._child.poll() is None:
             if now - self._began > self.pace.settled_s:
                 self._quick, self._refused_since = 0, None
+            if self.program.health is not None and self.pulse.is_lost(True):
+                self.stop(0.0)
+                self._wait(now, 1, "had long not answered its health check and was ended")
             return
+        self.pulse.is_lost(False)
         self._ended(now, self.said())
 
     def said(self) -> str:
@@ -163,7 +171,8 @@ class Service:
         process = {} if self.process is None else self.process.to_dict()
         facts = {"state": self.state, "reason": self.reason, "starts": self.starts}
         named = {"name": self.program.name, "log": str(self.program.log)}
-        return {**process, **named, **facts, "log_from": self.log_from}
+        answers = self.pulse.answers if self.state == "running" else None
+        return {**process, **named, **facts, "answers": answers, "log_from": self.log_from}
 
     def _ended(self, now: float, said: str) -> None:
         assert self._child is not None

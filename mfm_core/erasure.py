@@ -163,25 +163,44 @@ def value_span(atlas: Atlas, attribute: str, *, conditional: bool = True) -> Arr
     return _additive_model(atlas, attribute, conditional)[1]
 
 
+def why_not_comparable(atlas: Atlas, attribute: str, *, conditional: bool = True) -> str:
+    """Return why nothing can be erased: no class has patients of two values; empty if one has.
+
+    Raises:
+        ConfigError: no such attribute.
+    """
+    counts = _cells(atlas, attribute)
+    if not conditional:
+        counts = counts.sum(axis=0, keepdims=True)
+    if ((counts > 0).sum(axis=1) >= 2).any():
+        return ""
+    where = "no class has patients" if conditional else "there are no patients"
+    return f"{attribute}: {where} with two of its values, so nothing can be compared"
+
+
+def _cells(atlas: Atlas, attribute: str) -> Array:
+    """Return `[K, V]` patients of a class and value, at least 0."""
+    if attribute not in atlas.attribute_counts:
+        known = ", ".join(atlas.attribute_counts) or "none"
+        reason = f"attribute {attribute!r} is not in the atlas; it has {known}"
+        raise ConfigError("mitigation", [reason])
+    counts: Array = np.maximum(atlas.attribute_counts[attribute], 0.0)
+    return counts
+
+
 def _additive_model(atlas: Atlas, attribute: str, conditional: bool) -> tuple[Array, Array]:
     """Return the estimable combinations of the values, `[V, r]`, and their effects, `[r, L]`.
 
     The class parts are eliminated from the normal equations; what remains is a graph Laplacian,
     whose null space holds what the cells cannot tell.
     """
-    if attribute not in atlas.attribute_counts:
-        known = ", ".join(atlas.attribute_counts) or "none"
-        reason = f"attribute {attribute!r} is not in the atlas; it has {known}"
-        raise ConfigError("mitigation", [reason])
-    counts = np.maximum(atlas.attribute_counts[attribute], 0.0)
+    if reason := why_not_comparable(atlas, attribute, conditional=conditional):
+        advice = "choose another attribute, or let sites join that have the missing values"
+        raise DataError("atlas", [f"{reason}; {advice}"])
+    counts = _cells(atlas, attribute)
     sums = counts[..., None] * atlas.attribute_means[attribute]
     if not conditional:
         counts, sums = counts.sum(axis=0, keepdims=True), sums.sum(axis=0, keepdims=True)
-    if ((counts > 0).sum(axis=1) < 2).all():
-        where = "no class has patients" if conditional else "there are no patients"
-        reason = f"{attribute}: {where} with two of its values, so nothing can be compared"
-        advice = "choose another attribute, or let sites join that have the missing values"
-        raise DataError("atlas", [f"{reason}; {advice}"])
     people = counts.sum(axis=1)
     share = counts / np.where(people > 0, people, 1.0)[:, None]
     laplacian = np.diag(counts.sum(axis=0)) - counts.T @ share

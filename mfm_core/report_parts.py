@@ -30,7 +30,11 @@ def part_of_run(results: Content) -> dict[str, Any]:
     pooled: Content = audit.get("pooled") or {}
     settings: Content = results.get("mitigation") or {}
     per_site: Mapping[str, Content] = audit.get("per_site") or {}
-    in_use = str(settings.get("use") or CHOSEN)
+    not_made = str(settings.get("not_made") or "")
+    in_use = CHOSEN if not_made else str(settings.get("use") or CHOSEN)
+    refused = {"mitigation": f"no such head could be made: {not_made}."} if not_made else {}
+    if not audit:
+        refused = dict.fromkeys(("subgroups", "bias", "mitigation"), NO_AUDIT)
     found = {
         "explanations": results.get("explanations") or pooled.get("explanations") or [],
         "subgroups": pooled.get("subgroups") or {},
@@ -38,7 +42,7 @@ def part_of_run(results: Content) -> dict[str, Any]:
         "biases": audit.get("biases") or [],
         "in_use": in_use,
         "attribute": str(settings.get("attribute") or ""),
-        "refused": {} if audit else dict.fromkeys(("subgroups", "bias", "mitigation"), NO_AUDIT),
+        "refused": refused,
     }
     of_sites = {
         "explanations": {name: own.get("explanations") or [] for name, own in per_site.items()},

@@ -86,11 +86,13 @@ class Whitened:
         k coordinates in whitened latents give R^2, its projections on the logits the effects.
         """
         generator, classes = np.random.default_rng(seed), self.inside.shape[1]
+        beyond = min(classes, max(0, self.degrees - self.size))
         turned: Array = np.asarray(np.linalg.qr(self.inside, mode="r"), dtype=np.float64)
         near = generator.standard_normal((draws, len(turned)))
         far = generator.standard_normal((draws, classes))
+        far[:, beyond:] = 0.0  # no more coordinates than degrees of freedom are left
         rest = _chi_squared(generator, self.size - len(turned), draws)
-        others = _chi_squared(generator, self.degrees - self.size - classes, draws)
+        others = _chi_squared(generator, self.degrees - self.size - beyond, draws)
         held = np.square(near).sum(axis=1) + rest
         length = held + np.square(far).sum(axis=1) + others
         effects = (near @ turned + far @ self.outside) * np.sqrt(self.degrees / length)[:, None]

@@ -23,8 +23,9 @@ from mfm_core.errors import ConfigError, MfmError
 from mfm_core.head_files import heads_from_sum, save_heads
 from server.checkpoints import arrays_hash
 from server.config import ConsortiumConfig, load_agreed_run, load_consortium
-from server.journal import RunFolder, read_lines, write_json
+from server.journal import RunFolder, write_json
 from server.phases import first_state, model_with, new_model, phases_of, pooled_atlas
+from server.run_files import read_lines
 from strategies.answers import HEADS, refuse_too_large
 from strategies.code_hash import code_hash
 from strategies.collector import Identity
@@ -100,7 +101,7 @@ def write_results(folder: Path, run: RunConfig, state: RunState) -> None:
     model = model_with(run, state.weights)
     save_model(folder / "final.safetensors", model, config_hash, run.ontology)
     save_atlas(folder / "atlas.safetensors", pooled_atlas(run, state, config_hash))
-    if run.mitigation.attribute is not None:
+    if run.mitigation.attribute is not None and "mitigation" not in state.facts:
         heads = heads_from_sum(state.sums[HEADS])
         save_heads(
             folder / "heads.safetensors", heads, encoder_hash(model), run.mitigation.attribute
@@ -149,7 +150,9 @@ def summarise(run: RunConfig, state: RunState, lines: list[dict[str, Any]]) -> d
         "per_site": state.facts["evaluate"]["per_site"],
         "heads": state.facts.get("heads"),
         "latent_sums": state.facts["latent_sums"],
-        "mitigation": run.mitigation.model_dump() if run.mitigation.attribute else None,
+        "mitigation": run.mitigation.model_dump() | state.facts.get("mitigation", {})
+        if run.mitigation.attribute
+        else None,
         "audit": state.facts.get("audit"),
         "rounds_table": training,
         "timing": timing,

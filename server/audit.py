@@ -44,6 +44,12 @@ def audit_figures(run: RunConfig, total: Sum) -> dict[str, Any]:
     }
 
 
+def without_mitigated(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return audit figures of the chosen head alone, for a run that could make no other."""
+    per_head = {part: {CHOSEN: figures[part][CHOSEN]} for part in ("flips", "subgroups")}
+    return {**figures, **per_head}
+
+
 def bias_rows(atlas: Atlas, cells: Mapping[str, Sum], head: Head) -> list[dict[str, Any]]:
     """Return the ranking of possible biases, the site itself among the fields.
 

@@ -10,15 +10,15 @@ import os
 import subprocess
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mfm_core.errors import RunFailed
-from server.folder import open_folder
-from server.hosting import HostingConfig, load_hosting
-from server.superlink import Host, read_processes, stop_host
-from server.supervisor import START_LIMIT_S, supervisor_command
+
+if TYPE_CHECKING:
+    from server.hosting import HostingConfig
+    from server.superlink import Host
 
 app = typer.Typer()
 
@@ -32,9 +32,14 @@ def find_host(folder: Path) -> tuple[Host, HostingConfig]:
     Raises:
         ConfigError: it is none, a part is missing or consortium.yaml is wrong.
     """
+    from server.folder import open_folder
+    from server.hosting import load_hosting
+    from server.superlink import Host
+
     opened = open_folder(folder)
     hosting = load_hosting(opened)
-    return Host(opened.root, hosting.listen, hosting.superlink, hosting.gateway), hosting
+    addresses = hosting.listen, hosting.superlink
+    return Host(opened.root, *addresses, hosting.gateway, hosting.metrics), hosting
 
 
 @app.command()
@@ -50,6 +55,8 @@ def start(
     again; sites that are admitted, suspended or removed meanwhile are taken up within a second
     or two, and so is a renewed certificate.
     """
+    from server.supervisor import supervisor_command
+
     host, _ = find_host(folder)
     if detach:
         _start_detached(host)
@@ -59,6 +66,9 @@ def start(
 
 
 def _start_detached(host: Host) -> None:
+    from server.superlink import read_processes
+    from server.supervisor import START_LIMIT_S, supervisor_command
+
     host.logs.mkdir(parents=True, exist_ok=True)
     path = host.logs / "supervisor.log"
     command, environment = supervisor_command(host)
@@ -91,6 +101,8 @@ def stop(folder: FolderArgument) -> None:
     A run that is under way keeps its last finished exchange; `start` goes on with it by itself
     after a while, `resume` at once.
     """
+    from server.superlink import stop_host
+
     host, _ = find_host(folder)
     names = stop_host(host)
     print(f"ended: {', '.join(names)}" if names else "nothing was running")
@@ -135,11 +147,18 @@ def status(
         Path, typer.Argument(help="The consortium's folder, or that of one run below runs/.")
     ],
     as_json: JsonOption = False,
+    healthy: Annotated[
+        bool, typer.Option("--healthy", help="Only tell whether all is up: exit code 0 or 1.")
+    ] = False,
 ) -> None:
     """Show what runs, which sites are there, how long the certificates last, how far runs are.
 
-    Given the folder of one run, show every exchange and which sites answered what.
+    Given the folder of one run, show every exchange and which sites answered what. With --healthy
+    the processes are asked and nothing else is loaded, which suits a container's health check.
     """
+    if healthy:
+        show_health(folder / "superlink" / "processes.json")
+        return
     from server.hosted_status import is_consortium, read_hosted, show_hosted
     from server.run_status import read_status, show_status
 
@@ -153,3 +172,13 @@ def status(
         print(json.dumps(found, indent=1))
     else:
         show(found)
+
+
+def show_health(record: Path) -> None:
+    """Print what is not well; exit code 1 if anything is."""
+    from strategies.health import read_ills
+
+    ills = read_ills(record)
+    print("\n".join(ills) or "healthy")
+    if ills:
+        raise typer.Exit(1)

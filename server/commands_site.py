@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,15 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from server.folder import open_folder
-from server.membership import (
-    SiteRecord,
-    admit,
-    readmit,
-    remove,
-    renew_kits,
-    sites_and_problems,
-    suspend,
-)
+
+if TYPE_CHECKING:
+    from server.membership import SiteRecord
 
 app = typer.Typer(help="Admit, list, suspend and remove sites.", no_args_is_help=True)
 
@@ -43,6 +37,8 @@ def add_site(
     The same request again renews the kit, and ends a suspension. Compare the printed fingerprint
     with the hospital over the telephone before you hand out the kit.
     """
+    from server.membership import admit
+
     done = admit(open_folder(folder), request)
     if as_json:
         print(json.dumps({**_row(done.site), "known": done.known, "kit": str(done.kit)}, indent=1))
@@ -55,6 +51,8 @@ def add_site(
 @app.command("list")
 def list_sites(folder: FolderArgument, as_json: JsonOption = False) -> None:
     """List the sites. Exit code 1 when a file is damaged; the good ones are listed."""
+    from server.membership import sites_and_problems
+
     sites, problems = sites_and_problems(open_folder(folder))
     if as_json:
         content = {"sites": [_row(site) for site in sites], "problems": problems}
@@ -75,18 +73,24 @@ def list_sites(folder: FolderArgument, as_json: JsonOption = False) -> None:
 @app.command("suspend")
 def suspend_site(folder: FolderArgument, name: NameArgument) -> None:
     """Keep a site out until `site admit`; its file, kit and past results stay."""
+    from server.membership import suspend
+
     print(f"{suspend(open_folder(folder), name).name} is suspended")
 
 
 @app.command("admit")
 def admit_site(folder: FolderArgument, name: NameArgument) -> None:
     """End a suspension; the site's key and kit are the ones it has."""
+    from server.membership import readmit
+
     print(f"{readmit(open_folder(folder), name).name} is admitted")
 
 
 @app.command("remove")
 def remove_site(folder: FolderArgument, name: NameArgument) -> None:
     """Forget a site: its file and kit go, the ledgers of past runs stay."""
+    from server.membership import remove
+
     remove(open_folder(folder), name)
     print(f"{name} is removed")
 
@@ -99,6 +103,8 @@ def renew_kit(
     ] = None,
 ) -> None:
     """Write kits anew, after a change of run.yaml, of the address or of this software."""
+    from server.membership import renew_kits
+
     for kit in renew_kits(open_folder(folder), tuple(name or ())):
         print(f"{kit}.zip")
 

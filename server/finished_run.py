@@ -21,10 +21,9 @@ from mfm_core.config import canonical_hash, load_yaml
 from mfm_core.errors import CheckpointError, ConfigError, MfmError
 from mfm_core.head_files import load_heads
 from server.checkpoints import load_newest
-from server.follow import read_submission
 from server.hosted_status import is_consortium
-from server.journal import PROGRESS, ROUNDS, STATES, read_lines
 from server.leak_audit import LeakAudit, read_leak_audit
+from server.run_files import PROGRESS, ROUNDS, STATES, read_lines, read_submission
 from server.waiting import RUN_FILE
 from strategies.code_hash import code_hash
 from strategies.config import RunConfig

@@ -12,26 +12,35 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from mfm_core.config import canonical_hash, dump_yaml
 from mfm_core.errors import ConfigError, RunFailed
 from server.config import ConsortiumConfig
 from server.flower import FlowerRun
 from server.hosting import write_consortium
-from server.journal import PROGRESS, ROUNDS, STATES, read_lines, write_json
-from server.unwatched import SUBMISSION
+from server.journal import write_json
+from server.run_files import (
+    PROGRESS,
+    ROUNDS,
+    STATES,
+    SUBMISSION,
+    Ending,
+    missing_sites,
+    read_ending,
+    read_lines,
+    read_object,
+    read_submission,
+)
 from server.waiting import RUN_FILE
 from strategies.bundle import bundle_hash, stage_bundle
 from strategies.config import RunConfig
 from strategies.plan import plan_of
 
-RESULTS = "server.json"
 BUNDLE = "bundle"
 
 LOOK_S = 1.0
@@ -41,8 +50,6 @@ ASK_S = 15.0
 PENDING_LIMIT_S = 600.0
 RESTARTS = 2
 """Times in a row, without a finished exchange between, that a dead server app is started again."""
-
-Status = Literal["complete", "degraded", "failed"]
 
 
 class Engine(Protocol):
@@ -77,23 +84,6 @@ class Prepared:
     bundle_hash: str
     settings: Path
     run: RunConfig
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a run ended.
-
-    Attributes:
-        status: complete, degraded (a model, but somebody was missing) or failed (no model).
-        message: in words.
-        missing: site name to what went wrong, e.g. {"south": ("train 3 no-reply",)}.
-        results: the figures of server.json; empty when failed.
-    """
-
-    status: Status
-    message: str
-    missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    results: Mapping[str, Any] = field(default_factory=dict)
 
 
 def prepare(
@@ -154,52 +144,10 @@ def _note(prepared: Prepared, phase: str, text: str) -> None:
     write_json(prepared.folder / PROGRESS, {**content, "steps": len(plan_of(run))})
 
 
-def read_submission(folder: Path) -> dict[str, Any]:
-    """Return submission.json; empty when the run was never handed over."""
-    return _read(folder / SUBMISSION)
-
-
 def last_flower_run(folder: Path) -> int | None:
     """Return Flower's id of a run's last start, None when there was none."""
     runs = read_submission(folder).get("flower_runs") or [None]
     return None if runs[-1] is None else int(runs[-1])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) else {}
-    return {}
-
-
-def read_ending(folder: Path) -> Ending | None:
-    """Return how the run in a folder ended, None while it has not (or was never begun)."""
-    progress = _read(folder / PROGRESS)
-    if progress.get("phase") == "failed":
-        return Ending("failed", str(progress.get("message", "")), missing_sites(folder))
-    results = _read(folder / RESULTS)
-    if progress.get("phase") != "done" or not results:
-        return None
-    status: Status = "complete" if results.get("status") == "complete" else "degraded"
-    missing = missing_sites(folder) if status == "degraded" else {}
-    return Ending(status, str(progress.get("message", "")), missing, results)
-
-
-def missing_sites(folder: Path) -> dict[str, tuple[str, ...]]:
-    """Return what went wrong at which site, from the ledger; empty when all answered always."""
-    found: dict[str, tuple[str, ...]] = {}
-    try:
-        rows = [
-            (site, f"{line['phase']} {line['round'] or ''}".strip(), outcome)
-            for line in read_lines(folder)
-            for site, outcome in line["sites"].items()
-            if outcome != "ok"
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-    for site, where, outcome in rows:
-        found[site] = (*found.get(site, ()), f"{where} {outcome}")
-    return found
 
 
 @dataclass(frozen=True)
@@ -291,7 +239,7 @@ class Follower:
             return False
         if stamp == self._seen.stamp:
             return False
-        self._seen = replace(self._seen, stamp=stamp, progress=_read(self.folder / PROGRESS))
+        self._seen = replace(self._seen, stamp=stamp, progress=read_object(self.folder / PROGRESS))
         self.tell(None, self._seen.progress)
         return True
 

@@ -17,16 +17,10 @@ from rich.console import Console
 from mfm_core.config import load_yaml
 from mfm_core.errors import ConfigError, RunFailed
 from server.flower import Flower
-from server.follow import (
-    Ending,
-    Follower,
-    Prepared,
-    last_flower_run,
-    prepare,
-    read_ending,
-)
+from server.follow import Follower, Prepared, last_flower_run, prepare
 from server.hosting import HostingConfig, consortium_of, load_hosted_run
 from server.register import read_sites
+from server.run_files import Ending, read_ending
 from server.superlink import SERVER_APP, Host, find_started, find_supervisor, read_processes
 from server.unwatched import Followed
 from server.waiting import RUN_FILE, derive_waits

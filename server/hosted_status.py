@@ -15,10 +15,10 @@ from rich.table import Table
 from mfm_core.errors import MfmError, RunFailed
 from server.certificates import certificate_problems, read_certificate
 from server.flower import Flower
-from server.follow import missing_sites, read_ending, read_submission
-from server.journal import PROGRESS
 from server.register import read_nodes
+from server.run_files import PROGRESS, missing_sites, read_ending, read_submission
 from server.superlink import Host, find_supervisor, is_healthy, read_processes
+from strategies.health import read_ills
 
 
 def is_consortium(folder: Path) -> bool:
@@ -38,8 +38,10 @@ def read_hosted(host: Host, name: str) -> dict[str, Any]:
         "listen": host.listen,
         "gateway": content.get("gateway"),
         "since": content.get("started_at"),
+        "healthy": not read_ills(host.processes),
+        "metrics": content.get("metrics"),
         "services": [
-            {"name": row["name"], "pid": row["pid"], "alive": row["alive"], "starts": row["starts"]}
+            {key: row.get(key) for key in ("name", "pid", "alive", "starts", "answers")}
             for row in content.get("services", [])
         ],
         "problems": [*content.get("problems", []), *_certificate_problems(host)],
@@ -128,6 +130,7 @@ def show_hosted(found: dict[str, Any]) -> None:
     for row in found["services"]:
         again = f", started {row['starts']} times" if row["starts"] > 1 else ""
         how = "runs" if row["alive"] else "is down"
+        how += " but does not answer" if row["alive"] and row["answers"] is False else ""
         console.print(f"  {row['name']} {how} (process {row['pid']}{again})")
     for row in found["certificates"]:
         console.print(f"  {row['file']} ends {row['ends']} ({row['days_left']} days left)")

@@ -19,6 +19,7 @@ from mfm_core.errors import ConfigError
 from server.config import ConsortiumConfig
 from server.folder import Folder
 from strategies.config import RunConfig
+from strategies.exposition import is_loopback
 from strategies.onboarding import address_problem
 from strategies.rounds import RoundRules
 
@@ -52,11 +53,14 @@ class HostingConfig(Part):
     node_wait_s: float = Field(300.0, ge=0, description="Longest wait for sites to appear, s.")
     poll_s: float = Field(1.0, gt=0, le=60, description="Pause between looks for replies, s.")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of the server process.")
+    metrics: str | None = Field(
+        None, description="IP:port on loopback that shows figures to Prometheus; None: none."
+    )
 
-    @field_validator("address", "listen", "superlink")
+    @field_validator("address", "listen", "superlink", "metrics")
     @classmethod
-    def _addresses_can_be_used(cls, value: str) -> str:
-        if problem := address_problem(value):
+    def _addresses_can_be_used(cls, value: str | None) -> str | None:
+        if value is not None and (problem := address_problem(value)):
             raise ValueError(problem)
         return value
 
@@ -80,6 +84,16 @@ class HostingConfig(Part):
             raise ValueError(
                 "must be loopback, e.g. 127.0.0.1:8000: whoever reaches a SuperLink's port can "
                 "start code on every hospital (flwr 1.41); sites reach the gateway instead"
+            )
+        return value
+
+    @field_validator("metrics")
+    @classmethod
+    def _is_for_this_machine(cls, value: str | None) -> str | None:
+        if value is not None and not is_loopback(value):
+            raise ValueError(
+                "must be loopback, e.g. 127.0.0.1:9464: the figures name the sites and are for "
+                "this machine; let a Prometheus or its agent here collect them"
             )
         return value
 

@@ -16,24 +16,14 @@ from typing import Any
 from mfm_core.errors import CheckpointError, ConfigError
 from mfm_core.whole_file import write_whole
 from server.checkpoints import Stamp, load_newest, save_state
+from server.run_files import PROGRESS, ROUNDS, STATES
 from strategies.plan import Step
 from strategies.strategy import RunState
-
-ROUNDS, PROGRESS, STATES = "rounds.jsonl", "progress.json", "state"
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically."""
     write_whole(path, json.dumps(content, indent=1).encode())
-
-
-def read_lines(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's ledger; a line cut off by a crash is left out."""
-    path = folder / ROUNDS
-    if not path.is_file():
-        return []
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 class RunFolder:

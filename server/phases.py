@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from mfm_core.atlas import Atlas, atlas_from
 from mfm_core.autoencoder import Autoencoder, build_autoencoder
 from mfm_core.checkpoint import encoder_hash, flat_weights, load_flat_weights, weight_schema
+from mfm_core.erasure import why_not_comparable
 from mfm_core.errors import DataError
 from mfm_core.evaluation import metrics_from
 from mfm_core.head import Head, choose_head, chosen_head, fit_heads
@@ -28,7 +29,7 @@ from mfm_core.head_files import heads_from_sum, heads_to_sum
 from mfm_core.mitigation import finish_round, start_heads
 from mfm_core.patches import start_linear_path
 from mfm_core.sums import Array, Sum
-from server.audit import audit_figures, bias_rows
+from server.audit import audit_figures, bias_rows, without_mitigated
 from strategies import aggregation
 from strategies.answers import (
     CHOSEN,
@@ -300,8 +301,20 @@ class Evaluation(Asking):
         return replace(state, facts=facts, sums=sums), {"test": brief}
 
 
+def why_not_mitigated(run: RunConfig, state: RunState) -> str:
+    """Return why no head can leave the run's attribute out; empty if one can.
+
+    The pooled sums decide, which every site gets too, so both ends come to the same answer.
+    """
+    return why_not_comparable(pooled_atlas(run, state, ""), run.mitigation.recipe.attribute)
+
+
 class Mitigation(Asking):
-    """One round of heads that leave an attribute out; the encoder is frozen."""
+    """One round of heads that leave an attribute out; the encoder is frozen.
+
+    Where the released cells cannot compare the attribute's values the heads stay what they were
+    and the reason stands in the facts: a run does not fail at its end for want of them.
+    """
 
     def heads(self, state: RunState) -> dict[str, Head]:
         """Return the chosen head and every mitigated one, as they stand before this round."""
@@ -309,6 +322,8 @@ class Mitigation(Asking):
             return heads_from_sum(state.sums[HEADS])
         atlas, chosen = pooled_atlas(self.run, state, ""), head_of(self.run, state.weights)
         methods, recipe = mitigated_methods(self.run), self.run.mitigation.recipe
+        if why_not_mitigated(self.run, state):
+            return {CHOSEN: chosen, **{str(method): chosen for method in methods}}
         started = start_heads(methods, atlas, chosen, recipe)
         return {CHOSEN: chosen, **{str(method): head for method, head in started.items()}}
 
@@ -332,7 +347,11 @@ class Mitigation(Asking):
         if settings.use is not None and self.step.round == settings.exchanges:
             weights = with_head(self.run, weights, heads[settings.use])
         sums = {**state.sums, HEADS: heads_to_sum(heads)}
-        return replace(state, weights=weights, sums=sums), {}
+        facts, reason = {}, why_not_mitigated(self.run, state)
+        if reason:
+            facts = {"mitigation": {"not_made": reason}}
+        changed = replace(state, weights=weights, sums=sums, facts={**state.facts, **facts})
+        return changed, facts
 
 
 class Spreading(Asking):
@@ -359,6 +378,9 @@ class Audit(Asking):
         per_site = {
             name: {key: noted[key] for key in found} for name, noted in pooled.of_site.items()
         }
+        if "mitigation" in state.facts:
+            found = without_mitigated(found)
+            per_site = {name: without_mitigated(own) for name, own in per_site.items()}
         atlas, head = pooled_atlas(self.run, state, ""), head_of(self.run, state.weights)
         released = sorted({name.partition("/")[0] for name in state.sums[SITE_CELLS].arrays})
         cells = {name: part_of(state.sums[SITE_CELLS], name) for name in released}

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mfm_core.errors import ConfigError
-from server.journal import PROGRESS, read_lines
+from server.run_files import PROGRESS, read_lines
 
 
 def read_status(folder: Path) -> dict[str, Any]:

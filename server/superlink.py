@@ -58,12 +58,16 @@ class Host:
         listen: host:port of the gateway.
         superlink: host:port of the SuperLink, on loopback.
         door: which gateway; auto takes nginx where it is installed.
+        metrics: IP:port on loopback for Prometheus; None serves none.
+        health: host:port on loopback for the SuperLink's gRPC health service; None starts none.
     """
 
     folder: Path
     listen: str = "0.0.0.0:8443"
     superlink: str = "127.0.0.1:8000"
     door: Door = "auto"
+    metrics: str | None = None
+    health: str | None = None
 
     @property
     def link(self) -> Path:
@@ -147,10 +151,11 @@ def check_host(host: Host) -> None:
         )
     if host.door == "nginx" and not find_nginx():
         problems.append("gateway: nginx is not installed; install it, or set gateway: builtin")
+    wanted = {"listen": host.listen, "superlink": host.superlink, "metrics": host.metrics}
     problems += [
         f"{name}: {text} is taken ({reason}); stop what listens there, or change {name}"
-        for name, text in (("listen", host.listen), ("superlink", host.superlink))
-        if (reason := why_taken(text))
+        for name, text in wanted.items()
+        if text is not None and (reason := why_taken(text))
     ]
     if problems:
         raise ConfigError(str(host.folder), problems)
@@ -200,6 +205,7 @@ def recipes(host: Host) -> tuple[Recipe, ...]:
         *("--host", address, "--port", str(port)),
         *("--database", str(host.database), "--isolation", "process", *secret),
         *("--enable-supernode-auth", "--disable-runtime-dependency-installation"),
+        *(("--health-server-address", host.health) if host.health else ()),
     ]
     executor = [
         find_command("flower-superexec"),

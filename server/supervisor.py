@@ -19,12 +19,15 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
+from wsgiref.simple_server import WSGIServer
 
 from mfm_core.errors import ConfigError, MfmError, RunFailed, system_refusal
 from mfm_core.whole_file import write_whole
+from server.metrics import ServerFigures
 from server.register import Register
 from server.services import Service
 from server.superlink import (
@@ -41,16 +44,14 @@ from server.superlink import (
 )
 from server.unwatched import Unwatched
 from strategies.code_hash import bundle_folder
+from strategies.exposition import serve
+from strategies.health import Pulse, is_serving, quiet_address
 from strategies.processes import adopt_orphans, descendants, end, observe, reap
 
 log = logging.getLogger("mfm.supervisor")
 
 START_LIMIT_S = 120.0
 TICK_S = 0.5
-PROBE_EVERY_S = 15.0
-SICK_S = 120.0
-"""A SuperLink that runs but has not answered for so long is ended and started again."""
-
 REGISTER_AGAIN_S = 30.0
 """Pause before sites that could not be registered are tried again."""
 
@@ -77,7 +78,8 @@ class Supervisor:
     """Runs one consortium folder until it is told to stop."""
 
     def __init__(self, host: Host) -> None:
-        self.host = host
+        self.host = replace(host, health=quiet_address())
+        self._shown: WSGIServer | None = None
         self.services: tuple[Service, ...] = ()
         self.ready = False
         self.problems: tuple[str, ...] = ()
@@ -88,8 +90,11 @@ class Supervisor:
             host.folder / "sites", host.nodes, host.database, host.flower, lambda: self._ending
         )
         self._unwatched = Unwatched(host.folder, host.logs / "resume.log")
-        self._register_at = self._probe_at = 0.0
-        self._well_at = time.monotonic()
+        self._register_at = 0.0
+        self._pulses = {
+            "superlink": Pulse(self._superlink_answers),
+            "gateway": Pulse(self._gateway_answers),
+        }
         self._certificate = 0
 
     def run(self) -> None:
@@ -122,6 +127,7 @@ class Supervisor:
 
     def _start(self) -> None:
         self._certificate = self._stamp()
+        self._show_figures()
         self.services = tuple(Service(recipe) for recipe in recipes(self.host))
         link, executor, gateway = self.services
         link.start()
@@ -139,6 +145,11 @@ class Supervisor:
         _tell_systemd("READY=1")
         door = chosen_door(self.host)
         log.info("ready: %s (%s), SuperLink %s", self.host.listen, door, self.host.superlink)
+
+    def _show_figures(self) -> None:
+        if self.host.metrics is not None:
+            self._shown = serve(self.host.metrics, ServerFigures(self.host).collector)
+            log.info("figures for Prometheus: http://%s/metrics", self.host.metrics)
 
     def _await(self, service: Service, address: str) -> None:
         stop_at = time.monotonic() + START_LIMIT_S
@@ -190,24 +201,34 @@ class Supervisor:
             service.start()
 
     def _probe(self) -> None:
-        """End a SuperLink that runs and does not answer; `watch` starts it again."""
-        now = time.monotonic()
-        if now < self._probe_at:
-            return
-        self._probe_at = now + PROBE_EVERY_S
-        link = self.services[0]
-        if not link.alive or is_healthy(self.host.superlink, self.host.authority / "ca.crt"):
-            self._well_at = time.monotonic()
-        elif now - self._well_at > SICK_S:
-            log.warning("the SuperLink has not answered for %.0f s; it is ended", SICK_S)
-            link.stop(patience_s=0.0)
-            self._well_at = time.monotonic()
+        """End what runs and does not answer; `watch` starts it again."""
+        for service in self.services:
+            pulse = self._pulses.get(service.recipe.name)
+            if pulse is not None and pulse.is_lost(service.alive):
+                log.warning("%s has long not answered; it is ended", service.recipe.name)
+                service.stop(patience_s=0.0)
+
+    def _superlink_answers(self) -> bool:
+        health, authority = str(self.host.health), self.host.authority / "ca.crt"
+        return is_serving(health) and is_healthy(self.host.superlink, authority)
+
+    def _gateway_answers(self) -> bool:
+        """Ask the SuperLink through the gateway; a silent SuperLink is not the gateway's fault."""
+        behind = self._pulses["superlink"].answers
+        return not behind or is_healthy(self.host.listen, self.host.authority / "ca.crt")
 
     def _write(self) -> None:
         """Write processes.json if it would say anything new."""
         own = observe("supervisor", os.getpid())
         services = [
-            {**service.process.to_dict(), "starts": service.starts, "alive": service.alive}
+            {
+                **service.process.to_dict(),
+                "starts": service.starts,
+                "alive": service.alive,
+                "answers": pulse.answers
+                if (pulse := self._pulses.get(service.recipe.name))
+                else None,
+            }
             for service in self.services
             if service.process is not None
         ]
@@ -218,6 +239,8 @@ class Supervisor:
             "supervisor": own.to_dict() if own else None,
             "listen": self.host.listen,
             "superlink": self.host.superlink,
+            "health": self.host.health,
+            "metrics": self.host.metrics,
             "gateway": chosen_door(self.host),
             "started_at": self._began,
             "ready": self.ready,
@@ -232,6 +255,9 @@ class Supervisor:
     def _stop(self) -> None:
         _tell_systemd("STOPPING=1")
         self._unwatched.stop()
+        if self._shown is not None:
+            self._shown.shutdown()
+            self._shown.server_close()
         for service in reversed(self.services):
             service.stop()
         rest = [observe("task", pid) for pid in descendants(os.getpid())]
@@ -264,18 +290,19 @@ def supervisor_command(host: Host) -> tuple[list[str], dict[str, str]]:
 
     It loads neither torch nor Flower, so it takes a tenth of the memory of the command line.
     """
-    words = [str(host.folder), host.listen, host.superlink, host.door]
+    words = [str(host.folder), host.listen, host.superlink, host.door, host.metrics or ""]
     command = [sys.executable, "-P", "-m", "server.supervisor", *words]
     return command, {**os.environ, "PYTHONPATH": str(bundle_folder())}
 
 
 def main() -> None:
-    """Run a supervisor for FOLDER LISTEN SUPERLINK DOOR, as `mfm-server start` does."""
-    folder, listen, superlink, door = sys.argv[1:]
+    """Run a supervisor for FOLDER LISTEN SUPERLINK DOOR METRICS, as `mfm-server start` does."""
+    folder, listen, superlink, door, metrics = sys.argv[1:]
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     log.setLevel(logging.INFO)
     try:
-        Supervisor(Host(Path(folder), listen, superlink, cast(Door, door))).run()
+        host = Host(Path(folder), listen, superlink, cast(Door, door), metrics or None)
+        Supervisor(host).run()
     except MfmError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

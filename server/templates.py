@@ -61,6 +61,7 @@ run: run.yaml               # the agreed run; after a change: `mfm-server site k
 attempts: 3                 # times a round is asked before the run stops; it can then be resumed
 node_wait_s: 300            # longest wait for sites to appear, seconds
 threads: 1                  # CPU threads of the server process
+# metrics: 127.0.0.1:9464   # figures for a Prometheus on this machine; left out: none
 """
 
 _SITE = """\
@@ -85,6 +86,7 @@ limits:                       # no run can widen these
     - "{run_hash}"
 {limits}state_folder: state           # cache, ledger, log and received models
 threads: 1
+# metrics: 127.0.0.1:9465     # counts and times for this hospital's own Prometheus; left out: none
 """
 
 LIMITS = f"""\

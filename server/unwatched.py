@@ -21,14 +21,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from server.run_files import PROGRESS, ROUNDS, SUBMISSION
 from strategies.code_hash import bundle_folder
 
 log = logging.getLogger("mfm.supervisor")
 
-MARK, SUBMISSION = ".followed", "submission.json"
-PROGRESS, ROUNDS = "progress.json", "rounds.jsonl"
-"""As `server.journal` has them; it loads Flower, which the supervisor does not."""
-
+MARK = ".followed"
 ENDED = ("done", "failed")
 LOOK_EVERY_S = 5.0
 UNWATCHED_S = 15.0

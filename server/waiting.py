@@ -14,7 +14,7 @@ from typing import Any
 
 from mfm_core.config import load_yaml
 from mfm_core.errors import ConfigError
-from server.journal import read_lines
+from server.run_files import read_lines
 from strategies.config import RunConfig
 
 RUN_FILE = "run.yaml"

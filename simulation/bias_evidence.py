@@ -9,8 +9,9 @@ the second), on the log-odds log p_k / (1 - p_k). With 0 and 1 the attribute's t
   hospital, however its coupling is; difference: as_trained - reversed;
 - auc.<value> and gap: AUC within one value at the held-out hospital, and value 0 - value 1;
 - matched and turned: AUC at the held-out hospital, its images weighted so that P(value | class) is
-  that of the training hospitals, or that mirrored at P(value): the coupling as trained and
-  reversed with everything else the same, also where real hospitals differ in more than coupling;
+  that of the training hospitals, or each such share mirrored at the mean of the classes' shares:
+  the coupling as trained and reversed with everything else the same, also where real hospitals
+  differ in more than coupling; every class counts alike, so P(value) may move with it;
   matched_difference: matched - turned;
 - equalised_odds: the largest difference between the values in true and false positive rates.
 
@@ -129,7 +130,7 @@ def value_shares(films: Films, classes: int) -> Floats:
 
 
 def mirrored(shares: Floats) -> Floats:
-    """Return `[K]` shares mirrored at their mean: the same strength of coupling, other sign."""
+    """Return `[K]` shares mirrored at their unweighted mean: as far apart, in reverse order."""
     return np.asarray(2.0 * shares.mean() - shares)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from mfm_core.atlas import Atlas, load_atlas
 from mfm_core.checkpoint import encoder_hash, load_arrays, load_model, save_arrays
 from mfm_core.config import load_yaml
-from mfm_core.dataset import SPLITS
+from mfm_core.dataset import SPLITS, ImageSet
 from mfm_core.erasure import eraser
 from mfm_core.errors import CheckpointError, ConfigError
 from mfm_core.head import Head
@@ -69,13 +69,23 @@ SAID_PROBES: tuple[tuple[ProbeKind, str], ...] = (("linear", "across"), ("mlp", 
 
 
 def evidence_key(folder: Path, config: GridConfig) -> str:
-    """Return what a cell's evidence rests on: model, atlas and settings, as one hash."""
+    """Return what a cell's evidence rests on: model, atlas, images and settings, as one hash."""
     digest = hashlib.sha256()
     for name in ("final.safetensors", "atlas.safetensors"):
         digest.update((folder / name).read_bytes())
+    study = folder / "study.yaml"
+    for images in _all_images(folder) if study.is_file() else ():
+        for array in (images.labels, images.attributes, images.patients, images.splits):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(images.images).tobytes())
     settings = (config.attribute, config.sigma, config.head_rounds, config.head_steps)
     digest.update(json.dumps([VERSION, *settings, config.replicates]).encode())
     return digest.hexdigest()
+
+
+def _all_images(folder: Path) -> list[ImageSet]:
+    run = load_yaml(folder / "study.yaml", StudyConfig).run
+    return [images for kind in (SITES, HELD_OUT) for images in open_hospitals(folder, run, kind)[1]]
 
 
 def read_evidence(folder: Path, config: GridConfig, method: str, key: str) -> Figures | None:

@@ -36,11 +36,10 @@ from mfm_core.errors import ConfigError, RunFailed
 from server import superlink
 from server.commands_hosting import find_host
 from server.folder import Folder, create_folder
-from server.follow import Ending, read_ending
 from server.hosted_status import read_hosted
 from server.hosting import HostingConfig
-from server.journal import ROUNDS, read_lines
 from server.membership import admit
+from server.run_files import ROUNDS, Ending, read_ending, read_lines
 from server.supervisor import supervisor_command
 from strategies.code_hash import bundle_folder
 from strategies.config import RunConfig

@@ -17,6 +17,7 @@ from client import node
 from client.folder import Folder
 from mfm_core.errors import ConfigError, RunFailed
 from strategies.code_hash import bundle_folder
+from strategies.health import read_ills
 from strategies.processes import wait_until_gone
 from tests.client.hospital_folder import make_hospital, make_kit
 
@@ -27,7 +28,7 @@ from client import node
 from client.folder import Folder
 from client.supervisor import Pace, Program
 
-def programs(folder, address, around):
+def programs(folder, address, around, health=None):
     place = folder.node / "home"
     place.mkdir(parents=True, exist_ok=True)
     says = "import time; print('SuperNode ID: 7', flush=True); time.sleep(60)"
@@ -171,6 +172,7 @@ def test_a_real_supernode_comes_back_after_a_kill(tmp_path: Path) -> None:
         link.register(folder.public_key, "north")
         try:
             assert node.start_detached(folder).connected
+            assert read_ills(folder.node / node.PROCESSES) == (), "its gRPC health service"
             pid = next(
                 row["pid"] for row in node.read_node(folder).services if row["name"] == "supernode"
             )

@@ -24,14 +24,18 @@ LIBRARIES = {
         *("numpy", "scipy", "torch", "torchvision", "pydantic", "yaml", "pydicom", "PIL"),
         *("safetensors", "matplotlib", "mpl_toolkits", "jinja2", "captum", "opacus"),
     },
-    "strategies": {"numpy", "scipy", "pydantic", "flwr", "cryptography"},
+    "strategies": {
+        *("numpy", "scipy", "pydantic", "flwr", "cryptography"),
+        *("grpc", "grpc_health", "prometheus_client"),
+    },
     "server": {
         *("numpy", "torch", "pydantic", "flwr", "typer", "click", "rich", "yaml", "cryptography"),
-        *("httpx", "starlette", "uvicorn"),
+        *("httpx", "starlette", "uvicorn", "prometheus_client"),
     },
     "client": {
         *("numpy", "torch", "pydantic", "flwr", "typer", "click", "rich"),
         *("pydicom", "highdicom", "PIL", "yaml", "cryptography", "safetensors", "httpx"),
+        "prometheus_client",
     },
     "simulation": {
         *("numpy", "scipy", "torch", "pydantic", "yaml", "PIL", "matplotlib", "sklearn"),

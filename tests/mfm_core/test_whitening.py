@@ -1,5 +1,7 @@
 """The drawn null is what true permutations of raw latents give."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -85,3 +87,31 @@ def test_a_class_without_patients_has_no_pull() -> None:
     assert not space.pulls[:, 1].any()
     np.testing.assert_allclose(space.pulls[:, 0], -space.pulls[:, 2])
     assert np.isfinite(space.draw(0, 10).effects).all()
+
+
+def test_a_covariance_without_spread_in_a_direction_gives_finite_figures() -> None:
+    """One number that the class decides: no spread within classes, the most between them."""
+    data, head = draw_latents(8, people=90), head_using(0.7)
+    mu = data.mu.copy()
+    mu[:, 5] = 30.0 * data.labels
+    atlas = replace(data, mu=mu).atlas()
+    assert atlas.covariance[5, 5] < 1e-6 * np.trace(atlas.covariance)
+    space = whiten(atlas, head)
+    assert np.isfinite(space.place(np.ones(atlas.latent_size))).all()
+    null = space.draw(0, 500)
+    assert np.isfinite(null.effects).all() and null.r_squared.max() <= 1.0
+
+
+def test_no_more_coordinates_are_drawn_than_there_are_degrees_of_freedom() -> None:
+    """With nu = 2 and one direction, R^2 is a Beta(1/2, 1/2): its mean is 1/2 whatever K is."""
+    space = whiten(draw_latents(9, people=120).atlas(), head_using(0.7))
+    few = replace(
+        space,
+        degrees=2,
+        directions=space.directions[:, :1],
+        root=space.root[:1, :1],
+        inside=space.inside[:1],
+    )
+    assert few.inside.shape[1] == 3
+    drawn = few.draw(0, 20_000).r_squared
+    np.testing.assert_allclose(drawn.mean(), 0.5, atol=0.01)

@@ -19,8 +19,9 @@ from mfm_core.config import canonical_hash, dump_yaml
 from mfm_core.errors import CheckpointError, ConfigError, DataError, TooFewSites
 from mfm_core.head_files import load_heads
 from server.app import final_hash, run_federation
-from server.journal import read_lines
 from server.phases import Asking, Training, first_state, new_model
+from server.report import write_page
+from server.run_files import read_lines
 from strategies import chain, wire
 from strategies.code_hash import code_hash
 from strategies.collector import Identity
@@ -109,6 +110,30 @@ def test_the_audit_counts_every_head_at_every_site(folder: Path, unbroken: dict[
         assert set(found["subgroups"]) == {"chosen", *RUN.mitigation.methods}
         assert found["explanations"] == []
     assert {row["attribute"] for row in audit["biases"]} == {"view", "site"}
+
+
+def test_an_attribute_of_one_value_costs_the_mitigated_heads_and_not_the_run(
+    folder: Path, tmp_path: Path
+) -> None:
+    """No class has both views anywhere: known after hours of training, so the run must end."""
+    changed = {"mitigation": {**RUN.mitigation.model_dump(), "use": "leace"}, "rounds": 1}
+    own = lay_out(tmp_path / "one", run=RUN.model_validate({**RUN.model_dump(), **changed}))
+    for path in own.glob("images/*/manifest.csv"):
+        path.write_text(path.read_text().replace(",AP", ",PA"))
+    run_federation(make_grid(own), consortium(own, "out"), resume=False)
+    results = json.loads((own / "out" / "server.json").read_text())
+    assert results["status"] == "complete"
+    assert results["mitigation"]["not_made"].startswith("view: no class has patients with two")
+    assert not (own / "out" / "heads.safetensors").exists()
+    for name in ("north", "south"):
+        assert (own / "state" / name / "final.safetensors").is_file()
+        assert not (own / "state" / name / "heads.safetensors").exists()
+    for found in (results["audit"]["pooled"], *results["audit"]["per_site"].values()):
+        assert set(found["subgroups"]) == set(found["flips"]) == {"chosen"}
+    lines = [line for line in read_lines(own / "out") if line["phase"] == "mitigate"]
+    assert all("not_made" in line["mitigation"] for line in lines)
+    page = write_page(own / "out").read_text()
+    assert "no such head could be made: view: no class has patients" in page
 
 
 def test_the_agreed_head_is_used_and_explanations_are_scored(

@@ -11,8 +11,8 @@ import pytest
 from mfm_core.config import dump_yaml
 from server import commands_hosting, hosted_run
 from server.folder import Folder, create_folder
-from server.follow import SUBMISSION
 from server.hosted_run import kit_problems
+from server.run_files import SUBMISSION
 from server.superlink import Host
 from strategies.processes import observe
 from tests.server.hospitals import RUN

@@ -13,7 +13,8 @@ from mfm_core.errors import ConfigError, RunFailed
 from server import follow
 from server.config import ConsortiumConfig, load_consortium
 from server.flower import FlowerRun
-from server.follow import Follower, Prepared, last_flower_run, missing_sites, prepare, read_ending
+from server.follow import Follower, Prepared, last_flower_run, prepare
+from server.run_files import missing_sites, read_ending
 from strategies.bundle import bundle_hash
 from tests.server.hospitals import RUN
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from mfm_core.errors import CheckpointError, ConfigError
-from server.journal import ROUNDS, RunFolder, read_lines
+from server.journal import RunFolder
+from server.run_files import ROUNDS, read_lines
 from strategies.aggregation import ServerState
 from strategies.strategy import RunState
 

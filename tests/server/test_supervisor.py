@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from prometheus_client.parser import text_string_to_metric_families
 
 from mfm_core.errors import ConfigError
 from server.certificates import create_authority, issue_server_certificate
@@ -37,6 +39,7 @@ from server.superlink import (
     stop_host,
 )
 from server.supervisor import only_one, supervisor_command
+from strategies.health import read_ills
 from strategies.processes import observe
 from tests.server.test_gateway import HIDDEN, PASSED
 
@@ -150,6 +153,7 @@ def test_stop_ends_nothing_that_was_not_recorded_with_this_start_time(host: Host
 def hosted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """A running consortium; its end is a test of its own."""
     found = make_host(tmp_path_factory.mktemp("consortium"))
+    found = replace(found, metrics=f"127.0.0.1:{free_port()}")
     write_site(found, "north", "admitted", public_key())
     command, environment = supervisor_command(found)
     with subprocess.Popen(command, env=environment) as child:
@@ -157,6 +161,45 @@ def hosted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         yield found
         stop_host(found)
         child.wait()
+
+
+def figures(host: Host) -> dict[str, float]:
+    """Return what a Prometheus would read, by name and label values."""
+    with urllib.request.urlopen(f"http://{host.metrics}/metrics", timeout=20) as answer:
+        text = answer.read().decode()
+    return {
+        " ".join([sample.name, *sample.labels.values()]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+@pytest.mark.slow
+def test_a_scrape_shows_what_runs_and_that_it_answers(hosted: Host) -> None:
+    """The real endpoint, the real SuperLink's gRPC health service and its real database."""
+    assert wait_for(lambda: "mfm_server_process_answers superlink" in figures(hosted))
+    found = figures(hosted)
+    for name in ("superlink", "superexec", "gateway"):
+        assert found[f"mfm_server_process_up {name}"] == 1.0
+        assert found[f"mfm_server_process_restarts_total {name}"] == 0.0
+    for name in ("superlink", "gateway"):
+        assert found[f"mfm_server_process_answers {name}"] == 1.0
+    assert found["mfm_server_site_online north"] == 0.0 and found["mfm_server_ready"] == 1.0
+    assert not [name for name, value in found.items() if "unreadable" in name and value]
+    assert read_ills(hosted.processes) == ()
+
+
+@pytest.mark.slow
+def test_a_superlink_that_stands_still_is_not_healthy(hosted: Host) -> None:
+    """Its process is there, so only the health check can tell."""
+    link = next(found for found in find_started(hosted) if found.name == "superlink")
+    link.send(signal.SIGSTOP)
+    try:
+        (ill,) = read_ills(hosted.processes)
+        assert "gRPC health check" in ill
+    finally:
+        link.send(signal.SIGCONT)
+    assert wait_for(lambda: read_ills(hosted.processes) == ())
 
 
 def ask(host: Host, address: str, target: str, method: str) -> int:

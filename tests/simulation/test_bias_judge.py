@@ -76,6 +76,25 @@ def make_case(coupling: float = 0.8) -> Case:
     return Case(atlas, head, Recipe("view"), sites, fitted, sides)
 
 
+def test_changed_images_change_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A held-out hospital whose images or labels were replaced must be judged anew."""
+    for name in ("final.safetensors", "atlas.safetensors", "study.yaml"):
+        (tmp_path / name).write_bytes(b"x")
+    monkeypatch.setattr(bias_judge, "load_yaml", lambda *_: SimpleNamespace(run="run"))
+    pixels, few = np.zeros((4, 1, 2, 2), np.uint8), np.zeros(4, np.int64)
+    found = {"sites": pixels, "held_out": pixels.copy()}
+
+    def opened(_: Path, __: object, kind: str) -> tuple[tuple[str, ...], list[ImageSet]]:
+        images = found["held_out" if kind == bias_judge.HELD_OUT else "sites"]
+        return ("a",), [ImageSet(images, few, few[:, None], few, few)]
+
+    monkeypatch.setattr(bias_judge, "open_hospitals", opened)
+    before = evidence_key(tmp_path, config())
+    assert evidence_key(tmp_path, config()) == before
+    found["held_out"][0, 0, 0, 0] = 1
+    assert evidence_key(tmp_path, config()) != before
+
+
 def test_erm_leans_on_the_view_and_the_class_conditional_methods_do_not() -> None:
     case = make_case()
     heads = fit_heads(METHODS, case, config())

@@ -106,8 +106,20 @@ def test_goals_have_the_limits_of_the_design_on_both_sides(
     figure: str, inside: tuple[float, ...], outside: tuple[float, ...]
 ) -> None:
     (goal,) = [goal for goal in GOALS if goal.figure == figure]
-    assert all(goal.met(value) for value in inside)
-    assert not any(goal.met(value) for value in outside)
+    assert all(goal.met([value]) for value in inside)
+    assert not any(goal.met([value]) for value in outside)
+
+
+def test_seeds_that_miss_on_both_sides_do_not_make_up_for_each_other() -> None:
+    """The signed mean of +0.1 and -0.1 is 0; the goal is missed by 0.1 in each seed."""
+    told = []
+    for seed, shift in enumerate((0.1, -0.1)):
+        found = {**figures(0.9, 0.9 - shift), "difference": row(shift)}
+        told.append(Evidence("g", 0.9, seed, ("AP", "PA"), {"erm": found}))
+    (only,) = summarise(told, ("erm",))
+    assert only.figures["difference"].mean == pytest.approx(0.0)
+    assert not only.goals["AUC as trained - reversed"]
+    assert r"\|0.100\|" in as_markdown([only], config())
 
 
 def test_a_figure_that_is_not_defined_meets_no_goal() -> None:
