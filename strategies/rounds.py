@@ -199,6 +199,8 @@ def exchange(
     start, state, asked = time.monotonic(), _Round(accept), tuple(sites)
     attempts, again = 0, asked
     while state.count() < rules.quorum and attempts < rules.attempts and again:
+        if attempts:
+            _await_return(grid, again, rules, rules.quorum - state.count())
         attempts += 1
         _ask_once(grid, again, request, state, rules, report)
         again = tuple(site for site in asked if _may_ask_again(state.outcomes[site.label]))
@@ -213,6 +215,21 @@ def exchange(
             went,
         )
     return went
+
+
+def _await_return(grid: Grid, sites: tuple[Site, ...], rules: RoundRules, enough: int) -> None:
+    """Wait, `node_wait_s` at most, until enough of some sites can be reached again.
+
+    Flower answers at once for a node that is away (error 5); without the wait every attempt would
+    be gone before a node that was killed is let in again, which takes a minute or two.
+    """
+    wanted = {site.node_id for site in sites}
+    stop_at = time.monotonic() + rules.node_wait_s
+    while time.monotonic() < stop_at:
+        here = {site.node_id for site in _reachable(grid, rules, {})}
+        if len(here & wanted) >= min(enough, len(wanted)):
+            return
+        time.sleep(min(rules.poll_s, max(0.0, stop_at - time.monotonic())))
 
 
 def _may_ask_again(outcome: str) -> bool:

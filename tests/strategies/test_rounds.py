@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 from flwr.app import Error, Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from pydantic import ValidationError
 
 from mfm_core.errors import TooFewSites, UpdateRejected
@@ -122,6 +123,35 @@ def test_below_the_quorum_the_silent_are_asked_again_and_the_others_not() -> Non
     went = ask(nodes, deadline_s=0.1)
     assert (asked["a"], asked["b"], went.attempts) == (1, 3, 3)
     assert dict(went.outcomes) == {"a": "ok", "b": "ok", "c": "refused:limit"}
+
+
+class RestartedNode(MemoryGrid):
+    """Node 1 is away when it is first asked, and for some looks after that."""
+
+    looks_away = 8
+    asked = 0
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        nodes = list(super().get_nodes())
+        if not self.asked or self.looks_away <= 0:
+            return nodes
+        self.looks_away -= 1
+        return [node for node in nodes if node.node_id != 1]
+
+    def answer_one(self, message: Message) -> Message:
+        self.asked += 1
+        if self.asked == 1 or self.looks_away > 0:
+            return Message(Error(5, "away"), reply_to=message)
+        return answering(message)
+
+
+def test_a_node_that_is_started_again_is_waited_for_before_it_is_asked_again() -> None:
+    grid = RestartedNode({0: answering, 1: answering}, {0: "a", 1: "b"})
+    grid.nodes[1] = grid.answer_one
+    settings = rules(sites=["a", "b"], node_wait_s=20.0)
+    sites = find_sites(grid, settings, {}, wait_for=2)
+    went = exchange(grid, sites, ("query.hello", content(), "0"), lambda *_: None, settings)
+    assert dict(went.outcomes) == {"a": "ok", "b": "ok"} and went.attempts == 2
 
 
 def test_too_few_names_everyone_and_does_not_ask_the_unwilling_again() -> None:
