@@ -30,7 +30,7 @@ from tests.server.hospitals import RUN
 
 NAMES = ("north", "south")
 IMAGES = dict.fromkeys(NAMES, 24)
-HOSTING = {"deadline_s": 150.0, "grace_s": 150.0, "poll_s": 0.5, "node_wait_s": 240.0}
+HOSTING = {"deadline_s": 100.0, "grace_s": 100.0, "poll_s": 0.5, "node_wait_s": 240.0}
 Blows = Sequence[Sequence[Strike]]
 
 
