@@ -18,11 +18,13 @@ from mfm_core.config import DataConfig
 from server.app import final_hash, run_federation
 from simulation.consortium import RUN_LIMIT_S, Consortium, Hospital
 from tests.federation.striking import (
+    HIT_LIMIT_S,
     Aftermath,
     Strike,
     armed_python,
     ledger_problems,
     strike,
+    wait_until,
 )
 from tests.federation.survival import Case, Outcome
 from tests.server import hospitals
@@ -64,19 +66,32 @@ def strike_run(folder: Path, blows: Blows) -> Iterable[Outcome]:
         consortium.start()
         following = consortium.submit()
         afters = [strike(consortium, RUN.name, blow, strikes) for blow in blows]
-        code = consortium.wait(following, RUN_LIMIT_S)
-        yield from judge(consortium, afters, code, wanted)
+        consortium.wait(following, RUN_LIMIT_S)
+        yield from judge(consortium, afters, wanted)
 
 
-def judge(
-    consortium: Consortium, afters: Sequence[Aftermath], code: int, wanted: str
-) -> Iterable[Outcome]:
+def strike_unwatched_run(folder: Path) -> Iterable[Outcome]:
+    """Return the row of a ServerApp that dies after the `run` command was killed too."""
+    wanted, blow = unbroken_hash(), server_app("and `run`, in train 1", "report", "train 1|asked")
+    with (
+        armed_python(folder) as strikes,
+        Consortium(folder / "c", RUN, tiny_hospitals(folder), HOSTING) as consortium,
+    ):
+        consortium.start()
+        following = consortium.submit()
+        wait_until(lambda: bool(consortium.processes().get("serverapp")), HIT_LIMIT_S)
+        following.kill()
+        following.wait()
+        after = strike(consortium, RUN.name, blow, strikes)
+        wait_until(lambda: consortium.ending() is not None, RUN_LIMIT_S)
+        yield from judge(consortium, [after], wanted)
+
+
+def judge(consortium: Consortium, afters: Sequence[Aftermath], wanted: str) -> Iterable[Outcome]:
     """Return a row per strike; what is wrong with the run as a whole stands in every row."""
     ending = consortium.ending()
-    if ending is None or code != 0 or ending.status != "complete":
-        said = consortium.log_of(f"run {RUN.name}").read_text(encoding="utf-8")[-600:]
-        how = f"exit code {code}, {ending.status if ending else 'no end'}: {said}"
-        problems = [how]
+    if ending is None or ending.status != "complete":
+        problems = [f"not complete: {ending.message if ending else 'no end'}"]
     else:
         problems = ledger_problems(consortium, RUN.name, IMAGES)
     hellos = [line for line in consortium.rounds() if line["phase"] == "hello"]
@@ -149,6 +164,7 @@ LINK: Blows = (
 HOLDS = "complete, same hash, at most one exchange repeated"
 CASES = (
     Case("kill-serverapp", HOLDS, lambda folder: strike_run(folder, SERVER_APP)),
+    Case("kill-unwatched", HOLDS, strike_unwatched_run),
     Case("kill-site", HOLDS, lambda folder: strike_run(folder, SITE)),
     Case("kill-superlink", HOLDS, lambda folder: strike_run(folder, LINK)),
 )
