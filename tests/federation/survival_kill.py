@@ -122,7 +122,7 @@ SERVER_APP: Blows = (
     server_app("evaluate sent, nobody has answered", "report", "evaluate|asked"),
     server_app("before atlas is sent", "report", "atlas|waiting"),
     server_app("audit: ledger line written, state not", "line", "audit", 1),
-    server_app("all exchanges done, before the results", "results", ""),
+    server_app("all exchanges done, before the results", "kept", "done=10,"),
 )
 
 
