@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 from flwr.app import Context, Error, Message, RecordDict
@@ -20,14 +19,16 @@ from numpy.typing import NDArray
 
 from client.audit_counts import audit_sum, open_kept
 from client.cohort import hold_cohort
-from client.limits import check_patients, check_request, guarded_latent_sum
+from client.limits import check_patients, check_privacy, check_request, guarded_latent_sum
+from client.pinned_model import check_graph, check_weights
+from client.private_round import Permit, count_units, permit_for, train_permitted
 from client.secret import secret_seed
-from client.site import ATLAS, FINAL, HEADS_FILE, Site, open_site
+from client.site import ATLAS, FINAL, HEADS_FILE, Site, find_site_file, open_site
 from mfm_core.atlas import atlas_from, save_atlas
 from mfm_core.checkpoint import encoder_hash, flat_weights, save_model
 from mfm_core.dataset import SPLITS
 from mfm_core.erasure import why_not_comparable
-from mfm_core.errors import BoundaryError, ConfigError, MfmError, UpdateRejected
+from mfm_core.errors import BoundaryError, MfmError, UpdateRejected
 from mfm_core.evaluation import metric_sum
 from mfm_core.head import candidate_sum
 from mfm_core.head_files import heads_from_sum, save_heads
@@ -51,6 +52,7 @@ from strategies.answers import (
 )
 from strategies.code_hash import code_hash
 from strategies.plan import ROUNDED, Kind, Step, attention_stage, derive_seed, plan_of
+from strategies.privacy import PRIVATE_WEIGHT
 from strategies.rounds import FAILED, REFUSED
 
 app = ClientApp()
@@ -59,12 +61,13 @@ fallback_log = logging.getLogger("mfm.site")
 
 @dataclass(frozen=True)
 class Request:
-    """A message that passed every check, at its site."""
+    """A message that passed every check, at its site; `permit` is what it may spend, if asked."""
 
     site: Site
     kind: Kind
     round: int
     payload: wire.Payload
+    permit: Permit | None = None
 
     @property
     def weights(self) -> NDArray[np.float32]:
@@ -147,7 +150,7 @@ def serve(kind: Kind, message: Message, context: Context) -> Message:
     try:
         site = open_site(find_site_file(context))
         log = site.log
-        request = receive(site, kind, message)
+        request = pay(receive(site, kind, message))
         reply = perform(kind, request)
         return Message(release(request, reply), reply_to=message)
     except MfmError as error:
@@ -160,21 +163,6 @@ def serve(kind: Kind, message: Message, context: Context) -> Message:
         return Message(Error(FAILED, "internal"), reply_to=message)
 
 
-def find_site_file(context: Context) -> Path:
-    """Return this node's settings file: named in the node config, or by partition in simulation.
-
-    Raises:
-        ConfigError: neither is given.
-    """
-    named = str(context.node_config.get("site-config", ""))
-    if named:
-        return Path(named)
-    folder = str(context.run_config.get("sites-folder", ""))
-    if folder and "partition-id" in context.node_config:
-        return Path(folder) / f"{context.node_config['partition-id']}.yaml"
-    raise ConfigError("node config", ["site-config: name the path of the site's site.yaml"])
-
-
 def receive(site: Site, kind: Kind, message: Message) -> Request:
     """Return the message's content after every check; nothing has been computed yet.
 
@@ -183,6 +171,7 @@ def receive(site: Site, kind: Kind, message: Message) -> Request:
         UpdateRejected: the message is not what was agreed; "plan" is a step outside the run's plan.
     """
     check_request(site.config.limits, site.config_hash, kind, message.content)
+    check_privacy(site.config.limits, site.run.privacy)
     number = int(message.metadata.group_id or 0) if kind in ROUNDED else 0
     if kind != "hello" and Step(kind, number) not in plan_of(site.run):
         asked = f"{kind} of round {number}" if kind in ROUNDED else kind
@@ -198,7 +187,18 @@ def receive(site: Site, kind: Kind, message: Message) -> Request:
         max_bytes=site.config.limits.max_message_bytes,
     )
     _, payload = wire.decode(message.content, expected)
+    if payload.model is not None:
+        check_graph(site)
+        check_weights(site, kind, payload.model)
     return Request(site, kind, number, payload)
+
+
+def pay(request: Request) -> Request:
+    """Return the request; a private training round is paid for here, or refused (`permit_for`)."""
+    site = request.site
+    if request.kind != "train" or not site.run.privacy.private:
+        return request
+    return replace(request, permit=permit_for(site, request.round, count(site)))
 
 
 def release(request: Request, reply: Reply) -> RecordDict:
@@ -220,8 +220,10 @@ def release(request: Request, reply: Reply) -> RecordDict:
 
 
 def say_hello(request: Request) -> Reply:
-    """Return how many images each split has."""
+    """Return how many images each split has; zeros in a private run, whose counts stay here."""
     images = request.site.images
+    if request.site.run.privacy.private:
+        return Reply(0, wire.Payload(total=Sum({"images": np.zeros(len(SPLITS))})))
     counts = np.array([float(len(images.select(split))) for split in SPLITS])
     return Reply(len(images), wire.Payload(total=Sum({"images": counts})))
 
@@ -236,8 +238,11 @@ def give_patch_moments(request: Request) -> Reply:
 
 
 def train_one_round(request: Request) -> Reply:
-    """Return the change of the weights after local training, with telemetry."""
+    """Return the change of the weights after local training, with telemetry if not private."""
     site, number = request.site, request.round
+    if site.run.privacy.private:
+        change = train_permitted(site, request.weights, number, request.permit)
+        return Reply(PRIVATE_WEIGHT, wire.Payload(change))
     model, indices = site.load(request.weights), site.images.select("train")
     validation = count_metrics(request, look(request, "val"), "val", 0)
     steps = site.run.learning.training.steps_per_round
@@ -374,6 +379,9 @@ def do_work(kind: Kind, request: Request) -> Reply:
 
 perform: Callable[[Kind, Request], Reply] = do_work
 """Who computes: this process, or the confined one that a hospital's runner puts here."""
+
+count: Callable[[Site], int] = count_units
+"""Who counts what a private round is paid for by: likewise, since images are decoded there."""
 
 
 def look(request: Request, split: str) -> Inference:

@@ -48,6 +48,24 @@ class LimitsConfig(Part):
     max_minutes: float = Field(
         240.0, gt=0, le=10_080, description="Longest work on one message; then it is ended."
     )
+    max_epsilon: float = Field(
+        8.0, gt=0, description="Largest epsilon of all private training here, over every run."
+    )
+    delta: float = Field(1e-6, gt=0, lt=1e-2, description="Delta at which max_epsilon holds.")
+    min_noise_multiplier: float = Field(
+        0.0, ge=0, description="Least noise of a run; above 0 every run without DP-SGD is refused."
+    )
+    privacy_unit: Literal["image", "patient"] = Field(
+        "patient", description="Unit that private runs must hide here; others are refused."
+    )
+    weight_margin: float = Field(
+        20.0, gt=1, description="How many times weights may exceed those of usual models."
+    )
+    graph: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="Hash of the only architecture accepted; None: any that this code builds.",
+    )
     max_memory_gib: float | None = Field(
         None, gt=0, description="Largest private memory of the working process; None: no limit."
     )
@@ -85,6 +103,11 @@ class SiteConfig(Part):
     threads: int = Field(1, ge=1, le=256, description="CPU threads of one worker process.")
     metrics: str | None = Field(
         None, description="IP:port on loopback that shows counts to Prometheus; None: none."
+    )
+    simulated: bool = Field(
+        False,
+        description="Virtual site of a simulation: its noise follows from the run's seed, so that "
+        "runs repeat, and protects nobody.",
     )
     run: Path | None = Field(
         None, description="The site's own copy of run.yaml; None takes the one in the app bundle."

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from client.config import ANY, LimitsConfig
 from mfm_core.config import OntologyConfig
-from mfm_core.errors import LimitRefusal, OutsideHours
+from mfm_core.errors import LimitRefusal, NoiseTooLow, OutsideHours
 from mfm_core.latent_sums import latent_sum
 from mfm_core.sums import Array, Sum
 from strategies.answers import with_suppressed
 from strategies.plan import Kind
+from strategies.privacy import PrivacyConfig
 from strategies.wire import record_bytes
 
 ROUNDING = 1e-9
@@ -47,6 +48,24 @@ def check_request(limits: LimitsConfig, config_hash: str, kind: Kind, record: Re
         raise LimitRefusal(
             f"the message has {size} bytes, limits.max_message_mib allows "
             f"{limits.max_message_bytes}; raise it to take part"
+        )
+
+
+def check_privacy(limits: LimitsConfig, agreed: PrivacyConfig) -> None:
+    """Return if the agreed run protects patients as this site asks.
+
+    Raises:
+        NoiseTooLow: less noise than the site's least, or a private run that hides another unit.
+    """
+    noise = agreed.noise_multiplier if agreed.private else 0.0
+    if noise < limits.min_noise_multiplier:
+        raise NoiseTooLow(
+            f"the run's noise multiplier is {noise:g}, limits.min_noise_multiplier asks for "
+            f"{limits.min_noise_multiplier:g}; agree on more noise or lower the limit to take part"
+        )
+    if agreed.private and agreed.unit != limits.privacy_unit:
+        raise NoiseTooLow(
+            f"the run hides one {agreed.unit}, limits.privacy_unit asks for {limits.privacy_unit}"
         )
 
 

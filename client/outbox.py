@@ -58,6 +58,7 @@ class Outbox:
             "run": header.config_hash,
             "round": header.round,
             "kind": header.kind,
+            "protection": answer.protection.to_dict(),
             "images": header.num_images,
             "arrays": _describe(payload),
             "bytes": size,

@@ -55,7 +55,7 @@ class Runner:
         )
         self._record = MessageRecord(record)
         self._stopping = threading.Event()
-        app.perform = self._worker.ask
+        app.perform, app.count = self._worker.ask, self._worker.count
 
     def stop(self, number: int = 0, frame: FrameType | None = None) -> None:
         """Finish the message in hand, then end."""

@@ -14,19 +14,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from flwr.app import Context
 from numpy.typing import NDArray
 
 from client.config import SiteConfig, load_site_config, load_site_run
 from client.outbox import Outbox
+from client.privacy_ledger import PrivacyLedger
 from mfm_core.autoencoder import Autoencoder, build_autoencoder
-from mfm_core.checkpoint import encoder_hash, load_flat_weights, weight_schema
+from mfm_core.checkpoint import encoder_hash, flat_weights, load_flat_weights, weight_schema
 from mfm_core.config import canonical_hash
 from mfm_core.dataset import ImageSet, open_images
+from mfm_core.errors import ConfigError
 from mfm_core.inference import infer
 from mfm_core.sums import Schema
 from strategies.config import RunConfig
 
 LEDGER, LOG, CACHE = "outbox.jsonl", "site.log", "cache"
+PRIVACY_LEDGER = "privacy.jsonl"
 FINAL, ATLAS, HEADS_FILE = "final.safetensors", "atlas.safetensors", "heads.safetensors"
 
 
@@ -59,9 +63,21 @@ class Site:
         return weight_schema(self.model)
 
     @cached_property
+    def starting_weights(self) -> NDArray[np.float32]:
+        """Return `[D] float32`, the weights of a new model of this run."""
+        classes = len(self.run.ontology.classes)
+        new = build_autoencoder(self.run.model, self.run.image, classes, self.run.seed)
+        return flat_weights(new)
+
+    @cached_property
     def outbox(self) -> Outbox:
         """Return the door of this site."""
         return Outbox(self.config.state_folder / LEDGER, self.config.limits)
+
+    @cached_property
+    def privacy(self) -> PrivacyLedger:
+        """Return the ledger in which this site pays for private training."""
+        return privacy_ledger_of(self.config)
 
     @cached_property
     def log(self) -> logging.Logger:
@@ -91,6 +107,27 @@ class Site:
             kept = encoder, infer(self.model, self.images, self.images.select(split)).mu
             self._latents[split] = kept
         return kept[1]
+
+
+def privacy_ledger_of(config: SiteConfig) -> PrivacyLedger:
+    """Return the privacy ledger of a site's settings."""
+    folder = config.state_folder
+    return PrivacyLedger(folder / PRIVACY_LEDGER, folder / LEDGER, config.limits)
+
+
+def find_site_file(context: Context) -> Path:
+    """Return this node's settings file: named in the node config, or by partition in simulation.
+
+    Raises:
+        ConfigError: neither is given.
+    """
+    named = str(context.node_config.get("site-config", ""))
+    if named:
+        return Path(named)
+    folder = str(context.run_config.get("sites-folder", ""))
+    if folder and "partition-id" in context.node_config:
+        return Path(folder) / f"{context.node_config['partition-id']}.yaml"
+    raise ConfigError("node config", ["site-config: name the path of the site's site.yaml"])
 
 
 _SITES: dict[Path, Site] = {}

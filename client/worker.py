@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from client.app import Reply, Request, do_work
+from client.private_round import Permit, count_units
 from client.sandbox import PARTS
-from client.site import open_site
+from client.site import Site, open_site
 from mfm_core.errors import MfmError, UpdateRejected, WorkerStopped
 from mfm_core.sums import Sum
 from strategies import wire
@@ -34,6 +35,9 @@ from strategies.plan import Kind
 from strategies.wire import MODEL
 
 START_LIMIT_S = 120.0
+COUNT = "count"
+"""Asks the child for the units of a private round."""
+
 log = logging.getLogger("mfm.node")
 
 
@@ -85,16 +89,32 @@ class Worker:
             WorkerStopped: it took too long, ran out of memory or died; a new one starts next time.
             UpdateRejected: the work itself ended with a coded word.
         """
+        permit = None if request.permit is None else asdict(request.permit)
+        asked = {"kind": kind, "round": request.round, "permit": permit}
+        head, payload = self._exchange(asked, request.payload)
+        return Reply(int(head["images"]), payload)
+
+    def count(self, site: Site) -> int:
+        """Return how many units a private round of this site draws from, as the child counts them.
+
+        Raises:
+            WorkerStopped, UpdateRejected: as `ask`.
+        """
+        return int(self._exchange({"kind": COUNT}, wire.Payload())[0]["units"])
+
+    def _exchange(
+        self, asked: dict[str, Any], payload: wire.Payload
+    ) -> tuple[dict[str, Any], wire.Payload]:
         pipe = self._ready()
         try:
-            for part in pack({"kind": kind, "round": request.round}, request.payload):
+            for part in pack(asked, payload):
                 pipe.send_bytes(part)
-            head, payload = unpack(self._receive(pipe, self.limit_s))
+            head, answered = unpack(self._receive(pipe, self.limit_s))
         except (OSError, EOFError):
             raise self._stopped("it ended without an answer") from None
         if head.get("error"):
             raise UpdateRejected(head["error"], "the work ended with an error; see the site's log")
-        return Reply(int(head["images"]), payload)
+        return head, answered
 
     @property
     def pid(self) -> int | None:
@@ -166,7 +186,11 @@ def answer(pipe: Connection, site_file: Path) -> None:
 def _work(site_file: Path, head: dict[str, Any], payload: wire.Payload) -> list[bytes]:
     site = open_site(site_file)
     try:
-        reply = do_work(head["kind"], Request(site, head["kind"], head["round"], payload))
+        if head["kind"] == COUNT:
+            return pack({"units": count_units(site)}, wire.Payload())
+        permit = None if head["permit"] is None else Permit(**head["permit"])
+        request = Request(site, head["kind"], head["round"], payload, permit)
+        reply = do_work(request.kind, request)
     except MfmError as error:
         site.log.error("%s %s: %s", head["kind"], type(error).__name__, error)
         word = error.reason if isinstance(error, UpdateRejected) else error.code

@@ -7,6 +7,9 @@
       BoundaryError      something must not cross the hospital's boundary
         LimitRefusal     the run asks for more than the site's own limits allow
           OutsideHours   the site works at other hours
+          BudgetSpent    the step would pass the site's largest epsilon
+          NoiseTooLow    less noise, or another unit, than the site asks for
+        PrivacyLedgerBroken  what private training has cost so far is not certain
         OutboxRefusal    a value is not on the list, not finite or too large
       UpdateRejected     what a site sent fails the server's checks
       TooFewSites        a round cannot be formed from the sites that answered
@@ -95,6 +98,24 @@ class OutsideHours(LimitRefusal):
     """The site's limits name other hours of the day."""
 
     code = "hours"
+
+
+class BudgetSpent(LimitRefusal):
+    """The private steps that are asked for would pass the site's largest epsilon."""
+
+    code = "budget"
+
+
+class NoiseTooLow(LimitRefusal):
+    """The agreed run protects patients less than the site's limits ask for."""
+
+    code = "noise"
+
+
+class PrivacyLedgerBroken(BoundaryError):
+    """The site's privacy ledger is not whole or cannot be written, so no private step is taken."""
+
+    code = "ledger"
 
 
 class OutboxRefusal(BoundaryError):

@@ -31,6 +31,7 @@ from strategies.code_hash import code_hash
 from strategies.collector import Identity
 from strategies.config import RunConfig
 from strategies.plan import plan_of
+from strategies.privacy import label_of
 from strategies.strategy import PhasedStrategy, RunState
 from strategies.wire import MODEL
 
@@ -154,6 +155,7 @@ def summarise(run: RunConfig, state: RunState, lines: list[dict[str, Any]]) -> d
         if run.mitigation.attribute
         else None,
         "audit": state.facts.get("audit"),
+        "privacy": {kind: label_of(run, kind).to_dict() for kind in timing},
         "rounds_table": training,
         "timing": timing,
     }

@@ -150,28 +150,30 @@ class Training(Asking):
         return Payload(state.weights)
 
     def note(self, total: Sum | None, images: int) -> dict[str, Any]:
-        """Return a site's loss terms and validation figures."""
-        assert total is not None
-        return _training_facts(self.run, total, images)
+        """Return a site's loss terms and validation figures; nothing in a private run."""
+        return {} if total is None else _training_facts(self.run, total, images)
 
     def finish(self, state: RunState, pooled: Pooled) -> tuple[RunState, dict[str, Any]]:
         """Return the state after the server optimiser's step.
 
         Outside attention stage one the attention map stays, whatever momentum the optimiser has.
         """
-        assert pooled.update is not None and pooled.total is not None
+        assert pooled.update is not None
         server, weights = aggregation.apply(
             self.run.aggregation, state.server, state.weights, pooled.update
         )
         if attention_stage(self.run, self.step.round) != 1:
             fixed = attention_slice(self.run)
             weights[fixed] = state.weights[fixed]
+        changed = replace(state, server=server, weights=weights)
+        if pooled.total is None:
+            return changed, {}
         facts = _training_facts(self.run, pooled.total, pooled.images)
         own = {
             name: {part: noted[part] for part in ("loss", "val")}
             for name, noted in pooled.of_site.items()
         }
-        return replace(state, server=server, weights=weights), {**facts, "of_site": own}
+        return changed, {**facts, "of_site": own}
 
 
 def _training_facts(run: RunConfig, total: Sum, images: int) -> dict[str, Any]:

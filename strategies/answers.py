@@ -31,6 +31,7 @@ from mfm_core.subgroups import empty_subgroup_sum
 from mfm_core.sums import Schema, Sum
 from strategies.config import RunConfig
 from strategies.plan import Kind, plan_of
+from strategies.privacy import NO_LABEL, Label, label_of
 
 VALIDATION, LOSS, SUPPRESSED = "val.", "loss.", "suppressed"
 LATENT, HEADS = "latent_sums", "mitigated_heads"
@@ -44,20 +45,27 @@ CHOSEN = "chosen"
 
 @dataclass(frozen=True)
 class Answer:
-    """What a reply holds: a change of weights or not, and the schema of its Sum or none."""
+    """What a reply holds: a change of weights or not, the schema of its Sum or none, its label."""
 
     update: bool = False
     total: Schema | None = None
+    protection: Label = NO_LABEL
 
 
 def answer_of(run: RunConfig, kind: Kind) -> Answer:
-    """Return what every site replies in an exchange of this kind."""
+    """Return what every site replies in an exchange of this kind.
+
+    A private training reply is the change of the weights alone: counts and losses are not paid for.
+    """
+    label = label_of(run, kind)
     if kind == "atlas":
-        return Answer()
+        return Answer(protection=label)
+    if kind == "train" and run.privacy.private:
+        return Answer(True, None, label)
     if kind == "train":
         zeros = dict.fromkeys(_terms(run), 0.0)
-        return Answer(True, training_sum(_metrics(run, 0), zeros, 1).schema)
-    return Answer(False, _example(run, kind).schema)
+        return Answer(True, training_sum(_metrics(run, 0), zeros, 1).schema, label)
+    return Answer(False, _example(run, kind).schema, label)
 
 
 def _example(run: RunConfig, kind: Kind) -> Sum:

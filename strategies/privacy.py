@@ -139,6 +139,9 @@ class Label:
         return f"{self.mechanism} (formal: {self.unit}, {self.neighbours}, {self.accountant})"
 
 
+NO_LABEL = Label("none", "none")
+
+
 def label_of(run: RunConfig, kind: str) -> Label:
     """Return the label of an exchange of the agreed run.
 
@@ -162,4 +165,4 @@ def label_of(run: RunConfig, kind: str) -> Label:
         return Label("heuristic", "refused for too few patients")
     if kind == "atlas" or (kind == "hello" and private):
         return Label("none", "none needed: no figure of patients leaves")
-    return Label("none", "none")
+    return NO_LABEL
