@@ -23,6 +23,7 @@ from client import (
     commands_intake,
     commands_node,
     commands_outbox,
+    commands_privacy,
     commands_report,
 )
 from mfm_core.errors import MfmError, system_refusal
@@ -44,7 +45,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 
 app.add_typer(commands_report.app)
 app.add_typer(commands_outbox.commands, name="outbox")
-for part in (commands_folder, commands_check, commands_intake, commands_node):
+for part in (commands_folder, commands_check, commands_intake, commands_node, commands_privacy):
     app.add_typer(part.app)
 
 

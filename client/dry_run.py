@@ -23,7 +23,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from client.app import app
 from client.config import SiteConfig
 from client.local_coordinator import LocalCoordinator
-from client.site import CACHE, LOG, open_site
+from client.private_round import count_units, planned_spend
+from client.site import CACHE, LOG, Site, open_site
+from mfm_core.accounting import epsilon_of
 from mfm_core.checkpoint import save_arrays
 from mfm_core.config import canonical_hash, dump_yaml
 from mfm_core.errors import MfmError
@@ -33,6 +35,7 @@ from strategies.answers import answer_of
 from strategies.code_hash import code_hash
 from strategies.config import RunConfig
 from strategies.plan import MESSAGE_TYPES, ROUNDED, Kind, Step, plan_of
+from strategies.privacy import label_of
 
 MOST_IMAGES = 10**9
 VALUES_SHOWN = 8
@@ -184,7 +187,7 @@ class _Stage:
         self, step: Step, header: wire.Header, answer: wire.Payload, size: int
     ) -> Exchange:
         tensors = tensors_of(answer)
-        mechanism, epsilon = protection_of(step.kind, self.config.limits.min_cell_count)
+        mechanism, epsilon = protection_of(self.run, step.kind, self.site)
         return Exchange(
             kind=step.kind,
             round=step.round,
@@ -256,16 +259,18 @@ def suppressed_cells(payload: wire.Payload) -> int | None:
     return int(sum(array.sum() for array in found)) if found else None
 
 
-def protection_of(kind: Kind, smallest: int) -> tuple[str, str]:
+def protection_of(run: RunConfig, kind: Kind, site: Site) -> tuple[str, str]:
     """Return what protects patients in an exchange, and its epsilon; both may be "none".
 
-    A rule without an epsilon is called heuristic: it makes attacks harder and promises nothing.
+    Epsilon is that of all rounds of the run at this site, at the site's own delta.
     """
-    if kind in ("latent_sums", "audit"):
-        return f"cells below {smallest} patients leave as zeros (heuristic)", "none"
-    if kind == "patch_moments":
-        return f"refused below {smallest} patients (heuristic)", "none"
-    return "none", "none"
+    label = label_of(run, kind, site.config.limits.min_cell_count)
+    if label.level != "formal":
+        return label.words, "none"
+    one = planned_spend(site, 1, count_units(site))
+    noise, rate, steps = one.spending
+    delta = site.config.limits.delta
+    return label.words, f"{epsilon_of([(noise, rate, steps * run.rounds)], delta):.2f}"
 
 
 def _written(

@@ -9,7 +9,6 @@ What crosses the hospital's boundary: the change of the weights, through the out
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,12 +108,13 @@ def train_permitted(
             unit=agreed.unit,
         ),
         proximal_mu=site.run.aggregation.proximal_mu,
+        trainable=agreed.trainable,
     )
     return flat_weights(model) - weights
 
 
-def _seed(site: Site, number: int) -> int:
-    """Return a seed nobody can know; in a simulation the agreed run's, so that runs repeat."""
+def _seed(site: Site, number: int) -> int | None:
+    """Return None, so that the operating system draws; in a simulation a seed, so runs repeat."""
     if site.config.simulated:
         return derive_seed(site.run, site.config.name, "private", number)
-    return secrets.randbits(63)
+    return None

@@ -14,7 +14,14 @@ from mfm_core.charts import Interval, draw_intervals
 from mfm_core.gallery import Pictures
 from mfm_core.report_parts import part_of_run, part_of_site
 from mfm_core.report_pictures import drawn, embed
-from mfm_core.report_rounds import answered, chart_rounds, missing_lines, round_table, timing_table
+from mfm_core.report_rounds import (
+    answered,
+    chart_rounds,
+    missing_lines,
+    protection_table,
+    round_table,
+    timing_table,
+)
 from mfm_core.report_words import (
     NONE,
     Cell,
@@ -97,6 +104,7 @@ def page_of(
         "rounds": round_table(results),
         "curves": chart_rounds(results),
         "timing": timing_table(results),
+        "protection": protection_table(results),
         "settings": flatten(settings),
         "hashes": [
             (label, str(results[key]))

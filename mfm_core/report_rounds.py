@@ -69,6 +69,15 @@ def missing_lines(results: Results) -> list[str]:
     return lines
 
 
+def protection_table(results: Results) -> Table | None:
+    """Return what protects patients in each exchange, and how that is labelled."""
+    rows = [
+        [Cell(str(kind)), Cell(str(label.get("level"))), Cell(str(label.get("words")))]
+        for kind, label in (results.get("privacy") or {}).items()
+    ]
+    return Table(("exchange", "label", "protection"), rows) if rows else None
+
+
 def timing_table(results: Results) -> Table | None:
     """Return phase and time."""
     rows = [[Cell(str(k)), Cell(duration(v))] for k, v in (results.get("timing") or {}).items()]

@@ -126,8 +126,8 @@ class Label:
     delta: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
-        return asdict(self)
+        """Return it for JSON, its words included."""
+        return {**asdict(self), "words": self.words}
 
     @property
     def words(self) -> str:
@@ -142,12 +142,12 @@ class Label:
 NO_LABEL = Label("none", "none")
 
 
-def label_of(run: RunConfig, kind: str) -> Label:
-    """Return the label of an exchange of the agreed run.
+def label_of(run: RunConfig, kind: str, smallest: int | None = None) -> Label:
+    """Return the label of an exchange of the agreed run; `smallest` is a site's own least cell.
 
     Epsilon is not in it: it follows from the number of a site's patients and stays in its ledger.
     """
-    private = run.privacy.private
+    private, few = run.privacy.private, f"below {smallest}" if smallest else "of too few"
     if kind == "train" and private:
         agreed = run.privacy
         return Label(
@@ -160,9 +160,9 @@ def label_of(run: RunConfig, kind: str) -> Label:
             delta=agreed.delta,
         )
     if kind in ("latent_sums", "audit"):
-        return Label("heuristic", "cells of too few patients leave as zeros")
+        return Label("heuristic", f"cells {few} patients leave as zeros")
     if kind == "patch_moments":
-        return Label("heuristic", "refused for too few patients")
+        return Label("heuristic", f"refused {few} patients")
     if kind == "atlas" or (kind == "hello" and private):
         return Label("none", "none needed: no figure of patients leaves")
     return NO_LABEL

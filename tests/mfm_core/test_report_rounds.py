@@ -1,6 +1,13 @@
 import pytest
 
-from mfm_core.report_rounds import answered, chart_rounds, missing_lines, round_table, timing_table
+from mfm_core.report_rounds import (
+    answered,
+    chart_rounds,
+    missing_lines,
+    protection_table,
+    round_table,
+    timing_table,
+)
 
 
 @pytest.mark.parametrize(
@@ -48,3 +55,10 @@ def test_curves_need_two_rounds():
 def test_without_rounds_there_is_no_table():
     assert round_table({}) is None and timing_table({}) is None
     assert timing_table({"timing": {"train": 131}}).rows[0][1].value == "2 min"
+
+
+def test_every_exchange_shows_its_label() -> None:
+    label = {"level": "formal", "words": "DP-SGD (formal: patient)"}
+    table = protection_table({"privacy": {"train": label}})
+    assert table is not None and protection_table({}) is None
+    assert [cell.value for cell in table.rows[0]] == ["train", "formal", label["words"]]
