@@ -27,9 +27,9 @@ from strategies.plan import Kind
 LEAST_SCALE = 0.5
 """Tensors that start at or near zero are judged as if they started at this value."""
 
-USUAL_SCALES = {"linear_path.gain_in": 10.0, "linear_path.mean_image": 1.0}
-"""Tensors that the patch PCA sets: their usual largest value over finished runs is a few times
-this one (gains are one over the spread of a patch component)."""
+USUAL_SCALES = {"linear_path.gain_in": 20.0, "linear_path.mean_image": 1.0}
+"""Tensors that the patch PCA sets. A gain is one over the spread of a patch component, at most 100
+at the start (`mfm_core.patches.SMALLEST_VARIANCE`) and 58 in finished runs."""
 
 
 def graph_hash(model: Autoencoder) -> str:
