@@ -20,6 +20,7 @@ from strategies.answers import VALIDATION, Answer
 from strategies.checks import check_audit, check_heads
 from strategies.config import AggregationConfig
 from strategies.plan import Kind, Step
+from strategies.privacy import PRIVATE_WEIGHT
 from strategies.rounds import Site
 
 ROUNDING = 1e-6
@@ -69,7 +70,9 @@ class Identity:
         return wire.encode(header, payload, self.schema)
 
     def expect(self, step: Step, answer: Answer, site: str | None) -> wire.Expected:
-        """Return what a site's reply to one step must be."""
+        """Return what a site's reply to one step must be; private updates all weigh the same."""
+        private = answer.protection.level == "formal"
+        most = PRIVATE_WEIGHT if private else self.limits.max_site_images
         return wire.Expected(
             kind=step.kind,
             round=step.round,
@@ -78,7 +81,7 @@ class Identity:
             model=self.schema if answer.update else None,
             total=answer.total,
             site=site,
-            images=(int(answer.update), self.limits.max_site_images),
+            images=(int(answer.update), most),
             max_norm=self.limits.max_update_norm if answer.update else None,
         )
 

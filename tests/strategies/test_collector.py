@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from strategies.answers import Answer
 from strategies.collector import Collector, Identity, check_counts
 from strategies.config import AggregationConfig
 from strategies.plan import Kind, Step
+from strategies.privacy import Label
 from strategies.rounds import Site
 
 
@@ -98,6 +100,13 @@ def test_a_rejected_reply_leaves_no_trace() -> None:
     after = collector.result()
     assert after.images == before.images and dict(after.of_site) == dict(before.of_site)
     assert np.array_equal(after.update, before.update)  # type: ignore[arg-type]
+
+
+def test_no_site_weighs_more_than_another_in_a_private_round() -> None:
+    identity, answer = setting(3)
+    private = replace(answer, protection=Label("formal", "DP-SGD"))
+    assert identity.expect(Step("train", 1), private, None).images == (1, 1)
+    assert identity.expect(Step("train", 1), answer, None).images[1] > 1
 
 
 def test_an_unnamed_site_needs_an_admitted_name() -> None:
