@@ -102,7 +102,7 @@ def test_a_rejected_reply_leaves_no_trace() -> None:
     assert np.array_equal(after.update, before.update)  # type: ignore[arg-type]
 
 
-def test_no_site_weighs_more_than_another_in_a_private_round() -> None:
+def test_private_updates_all_weigh_one() -> None:
     identity, answer = setting(3)
     private = replace(answer, protection=Label("formal", "DP-SGD"))
     assert identity.expect(Step("train", 1), private, None).images == (1, 1)
