@@ -1,7 +1,8 @@
 """How fast the hot paths are on this machine: every figure a ratio, measured side by side.
 
 SSIM against pytorch-msssim, augmentation against torchvision image by image, the training step
-against the core's own matrix product rate, and a simulated run against its bare training steps
+against the core's own matrix product rate, a private step against a plain one
+(`simulation.private_cost`), and a simulated run against its bare training steps
 (`simulation.federation_cost`). What crosses a hospital's boundary: nothing.
 """
 
@@ -29,6 +30,7 @@ from mfm_core.errors import ConfigError
 from mfm_core.ssim import ssim
 from mfm_core.training import Schedule, train
 from simulation.flops import count_flops
+from simulation.private_cost import bench_private_step
 from simulation.stopwatch import Goal, Row, in_ms, interleave, make_row, one_thread
 
 BATCH = 32
@@ -231,6 +233,7 @@ def bench(quick: bool = False) -> list[Row]:
     rounds = 3 if quick else 9
     with one_thread():
         rows = [*bench_ssim(rounds), *bench_step(rounds)]
+        rows += bench_private_step(rounds, draw_image_set(64), BATCH)
     return rows if quick else [*rows, *bench_federation()]
 
 

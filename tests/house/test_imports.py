@@ -39,7 +39,7 @@ LIBRARIES = {
     },
     "simulation": {
         *("numpy", "scipy", "torch", "pydantic", "yaml", "PIL", "matplotlib", "sklearn"),
-        *("flwr", "typer", "click", "rich", "torchvision", "pytorch_msssim"),
+        *("flwr", "typer", "click", "rich", "torchvision", "pytorch_msssim", "opacus"),
     },
 }
 """Third-party libraries each package may import; everything else is refused."""

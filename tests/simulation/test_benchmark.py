@@ -151,7 +151,7 @@ def test_the_whole_benchmark_writes_its_file(tmp_path: Path) -> None:
     assert len(goals) == 6 and not any("Simulated" in what for what in goals)
     relative_to_others = [what for what in goals if "over py" in what or "over torch" in what]
     assert len(relative_to_others) == 2 and all(goals[what] for what in relative_to_others)
-    assert len(bench(quick=True)) == 6
+    assert len(bench(quick=True)) == 10
 
 
 @pytest.mark.slow
