@@ -6,13 +6,12 @@ What crosses the hospital's boundary: nothing; these commands read and write loc
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import click
 import typer
@@ -21,6 +20,7 @@ from client import (
     commands_check,
     commands_folder,
     commands_intake,
+    commands_ledger,
     commands_node,
     commands_outbox,
     commands_privacy,
@@ -44,6 +44,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 
 
 app.add_typer(commands_report.app)
+app.add_typer(commands_ledger.commands, name="ledger")
 app.add_typer(commands_outbox.commands, name="outbox")
 for part in (commands_folder, commands_check, commands_intake, commands_node, commands_privacy):
     app.add_typer(part.app)
@@ -134,30 +135,6 @@ def audit(  # noqa: PLR0913, PLR0917  # a command's arguments are its options
     with progress("audited parts", sys.stderr) as show:
         done = audit_site(Request(config, parts, model, atlas, out), show)
     print_audit(done, as_json)
-
-
-@app.command()
-def ledger(
-    config: Annotated[Path, typer.Option(help="The site's settings, site.yaml.")],
-    witness: Annotated[
-        Path | None, typer.Option(help="Compare with the coordinator's rounds.jsonl.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """List everything that has left this site, and check that the list is whole."""
-    from client.ledger import read_outbox, table_of
-
-    read = read_outbox(config, witness)
-    if as_json:
-        _print_json({"lines": read.lines, "problems": list(read.problems), "bytes": read.bytes})
-    else:
-        print(table_of(read))
-    if read.problems:
-        raise typer.Exit(1)
-
-
-def _print_json(content: dict[str, Any]) -> None:
-    print(json.dumps(content, indent=2, ensure_ascii=False))
 
 
 class Interrupted(BaseException):

@@ -19,9 +19,16 @@ from numpy.typing import NDArray
 
 from client.audit_counts import audit_sum, open_kept
 from client.cohort import hold_cohort
-from client.limits import check_patients, check_privacy, check_request, guarded_latent_sum
+from client.limits import (
+    check_arrays,
+    check_patients,
+    check_privacy,
+    check_request,
+    guarded_latent_sum,
+)
 from client.pinned_model import check_graph, check_weights
 from client.private_round import Permit, count_units, permit_for, train_permitted
+from client.receipts import take_receipts
 from client.secret import secret_seed
 from client.site import ATLAS, FINAL, HEADS_FILE, Site, find_site_file, open_site
 from mfm_core.atlas import atlas_from, save_atlas
@@ -51,7 +58,16 @@ from strategies.answers import (
     training_sum,
 )
 from strategies.code_hash import code_hash
-from strategies.plan import ROUNDED, Kind, Step, attention_stage, derive_seed, plan_of
+from strategies.plan import (
+    MESSAGE_TYPES,
+    ROUNDED,
+    UNPLANNED,
+    Kind,
+    Step,
+    attention_stage,
+    derive_seed,
+    plan_of,
+)
 from strategies.privacy import PRIVATE_WEIGHT
 from strategies.rounds import FAILED, REFUSED
 
@@ -90,58 +106,13 @@ class Reply:
     payload: wire.Payload
 
 
-@app.query("hello")
-def hello(message: Message, context: Context) -> Message:
-    """Introduce the site: name, code, images per split."""
-    return serve("hello", message, context)
+def _answer(kind: Kind) -> Callable[[Message, Context], Message]:
+    return lambda message, context: serve(kind, message, context)
 
 
-@app.query("patch_moments")
-def moments(message: Message, context: Context) -> Message:
-    """Release the second moments of image patches."""
-    return serve("patch_moments", message, context)
-
-
-@app.train()
-def training(message: Message, context: Context) -> Message:
-    """Validate the global weights, train on from them, release the change."""
-    return serve("train", message, context)
-
-
-@app.query("latent_sums")
-def latent_sums(message: Message, context: Context) -> Message:
-    """Release class and attribute sums of the latents."""
-    return serve("latent_sums", message, context)
-
-
-@app.query("heads")
-def heads(message: Message, context: Context) -> Message:
-    """Release how well each candidate head does on the validation images."""
-    return serve("heads", message, context)
-
-
-@app.query("mitigate")
-def mitigation(message: Message, context: Context) -> Message:
-    """Train heads that leave an attribute out, release their change."""
-    return serve("mitigate", message, context)
-
-
-@app.evaluate()
-def evaluation(message: Message, context: Context) -> Message:
-    """Release the test counts of the final weights."""
-    return serve("evaluate", message, context)
-
-
-@app.query("atlas")
-def atlas(message: Message, context: Context) -> Message:
-    """Store the final model and the atlas at the site."""
-    return serve("atlas", message, context)
-
-
-@app.query("audit")
-def audit(message: Message, context: Context) -> Message:
-    """Release counts about the final model's explanations and fairness."""
-    return serve("audit", message, context)
+for _kind, _type in MESSAGE_TYPES.items():
+    _category, _, _action = _type.partition(".")
+    getattr(app, _category)(_action or "default")(_answer(_kind))
 
 
 def serve(kind: Kind, message: Message, context: Context) -> Message:
@@ -150,6 +121,7 @@ def serve(kind: Kind, message: Message, context: Context) -> Message:
     try:
         site = open_site(find_site_file(context))
         log = site.log
+        take_receipts(site, message.content)
         request = pay(receive(site, kind, message))
         reply = perform(kind, request)
         return Message(release(request, reply), reply_to=message)
@@ -173,9 +145,10 @@ def receive(site: Site, kind: Kind, message: Message) -> Request:
     check_request(site.config.limits, site.config_hash, kind, message.content)
     check_privacy(site.config.limits, site.run.privacy)
     number = int(message.metadata.group_id or 0) if kind in ROUNDED else 0
-    if kind != "hello" and Step(kind, number) not in plan_of(site.run):
+    if kind not in UNPLANNED and Step(kind, number) not in plan_of(site.run):
         asked = f"{kind} of round {number}" if kind in ROUNDED else kind
         raise UpdateRejected("plan", f"{asked} is no step of the agreed run; nothing was computed")
+    check_arrays(site.config.limits, kind, shapes_of(site, kind))
     expected = wire.Expected(
         kind=kind,
         round=number,
@@ -199,6 +172,13 @@ def pay(request: Request) -> Request:
     if request.kind != "train" or not site.run.privacy.private:
         return request
     return replace(request, permit=permit_for(site, request.round, count(site)))
+
+
+def shapes_of(site: Site, kind: Kind) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of every array that was agreed to leave in an exchange of a kind."""
+    answer = answer_of(site.run, kind)
+    update = {wire.MODEL: (wire.model_size(site.schema),)} if answer.update else {}
+    return update | dict(answer.total or ())
 
 
 def release(request: Request, reply: Reply) -> RecordDict:
@@ -364,6 +344,7 @@ WORK: dict[Kind, Callable[[Request], Reply]] = {
     "evaluate": test_final,
     "atlas": store_atlas,
     "audit": give_audit,
+    "receipts": lambda request: Reply(0, wire.Payload()),
 }
 
 

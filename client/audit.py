@@ -232,7 +232,7 @@ def _heads(
     own = Head(model.head.weight.detach().numpy().copy(), model.head.bias.detach().numpy().copy())
     if not path.is_file():
         return {FINAL_HEAD: own}, ("", "")
-    kept, attribute = load_heads(path, fingerprint)
+    kept, attribute = load_heads(path, fingerprint, own.weight.shape)
     same = [
         name
         for name, head in kept.items()

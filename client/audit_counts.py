@@ -20,6 +20,7 @@ from mfm_core.autoencoder import Autoencoder
 from mfm_core.checkpoint import encoder_hash, load_model
 from mfm_core.dataset import ImageSet
 from mfm_core.erasure import why_not_comparable
+from mfm_core.errors import CheckpointError
 from mfm_core.explanation_sums import explanation_sum
 from mfm_core.flips import flip_sum, without_small_cells
 from mfm_core.head import Head
@@ -62,7 +63,7 @@ def open_kept(folder: Path, config_hash: str | None = None) -> Kept:
     own = Head(model.head.weight.detach().numpy(), model.head.bias.detach().numpy())
     heads = {CHOSEN: own}
     if (folder / HEADS_FILE).is_file():
-        heads = load_heads(folder / HEADS_FILE, encoder)[0]
+        heads = load_heads(folder / HEADS_FILE, encoder, own.weight.shape)[0]
     return Kept(model, atlas, heads)
 
 
@@ -84,12 +85,21 @@ def audit_sum(
         smallest: fewest patients of a cell that may leave.
         seed_of: seed of a purpose that only this site knows, so that nobody else can tell which
             patients share a group or were chosen.
+
+    Raises:
+        CheckpointError: a head of the agreed run was not kept here.
     """
+    attribute = run.mitigation.attribute
+    made = attribute is not None and not why_not_comparable(kept.atlas, attribute)
+    names = (CHOSEN, *mitigated_methods(run)) if made else (CHOSEN,)
+    if missing := [name for name in names if name not in kept.heads]:
+        raise CheckpointError(
+            f"{HEADS_FILE}: the run's heads {', '.join(missing)} are not there, found "
+            f"{', '.join(kept.heads)}; the file is of another run: run again"
+        )
     mu = infer(kept.model, images, chosen).mu
     labels, attributes = images.labels[chosen], images.attributes[chosen]
     patients, parts = images.patients[chosen], {}
-    attribute = run.mitigation.attribute
-    made = attribute is not None and not why_not_comparable(kept.atlas, attribute)
     for name in (CHOSEN, *mitigated_methods(run)):
         head = kept.heads[name if made else CHOSEN]
         parts[f"{SUBGROUPS}/{name}"] = subgroup_sum(

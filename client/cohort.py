@@ -17,7 +17,7 @@ from mfm_core.dataset import ImageSet
 from mfm_core.errors import DataError
 from strategies.plan import Step, plan_of
 
-WITHOUT_IMAGES = ("hello", "atlas")
+WITHOUT_IMAGES = ("hello", "atlas", "receipts")
 """Exchanges that use nothing of a split: before the run, and after its last figure."""
 
 

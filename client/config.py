@@ -6,6 +6,7 @@ A limit can only narrow what was agreed; no run can widen it. What crosses the b
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
@@ -30,6 +31,22 @@ class LimitsConfig(Part):
         description="Hashes of the runs this site takes part in; 'any' accepts every run.",
     )
     allowed_kinds: tuple[Kind, ...] = Field(KINDS, description="Exchanges this site answers.")
+    accepted_bundles: tuple[str, ...] = Field(
+        (),
+        description="Hashes of the programs this site works for, beside being the one it builds "
+        "from its installed code; empty: that alone decides.",
+    )
+    allowed_arrays: Mapping[Kind, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="Names that arrays of a kind may have, * for anything, `model` for the change "
+        "of the weights; a kind that is not named here may hold what was agreed.",
+    )
+    max_numbers: Mapping[Kind, int] = Field(
+        default_factory=dict, description="Most numbers in one record of a kind."
+    )
+    max_update_norm: float | None = Field(
+        None, gt=0, description="Largest L2 norm of a change of the weights; None: as agreed."
+    )
     max_message_mib: float = Field(64.0, gt=0, description="Largest message in or out, MiB.")
     min_cell_count: int = Field(
         10, ge=1, description="Fewest patients of a released cell; smaller ones leave as zeros."
@@ -78,6 +95,20 @@ class LimitsConfig(Part):
             raise ValueError(f"expected 64 hexadecimal digits or 'any'; {wrong} is neither")
         return value
 
+    @field_validator("accepted_bundles")
+    @classmethod
+    def _hashes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [text for text in value if not re.fullmatch("[0-9a-f]{64}", text)]:
+            raise ValueError(f"expected 64 hexadecimal digits, found {wrong}")
+        return value
+
+    @field_validator("max_numbers")
+    @classmethod
+    def _not_negative(cls, value: Mapping[Kind, int]) -> Mapping[Kind, int]:
+        if wrong := sorted(kind for kind, most in value.items() if most < 0):
+            raise ValueError(f"expected 0 or more, not so for {', '.join(wrong)}")
+        return value
+
     @property
     def max_message_bytes(self) -> int:
         """Return the largest message in bytes."""
@@ -101,6 +132,12 @@ class SiteConfig(Part):
     state_folder: Path = Field(description="Cache, ledger, log and received models of this site.")
     device: Literal["cpu"] = Field("cpu", description="Where training runs.")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of one worker process.")
+    receipt_key: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="Public key that the server's receipts are signed with, from kit.json; None in "
+        "a simulation: receipts are kept unsigned.",
+    )
     metrics: str | None = Field(
         None, description="IP:port on loopback that shows counts to Prometheus; None: none."
     )

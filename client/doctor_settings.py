@@ -6,7 +6,7 @@ What crosses the hospital's boundary: nothing.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +17,17 @@ from client.finding import Finding
 from client.folder import Folder
 from client.keys import key_problems, read_request
 from client.kit import read_kit
+from client.limits import check_arrays
 from mfm_core.autoencoder import parameters_of
 from mfm_core.config import canonical_hash
-from mfm_core.errors import ConfigError
+from mfm_core.errors import ConfigError, LimitRefusal
 from mfm_core.sums import Schema
 from strategies.answers import answer_of, request_has_model, request_schema
 from strategies.bundle import bundle_hash, stage_bundle
 from strategies.config import RunConfig
 from strategies.onboarding import KIT_SITE, Kit
 from strategies.plan import Kind, plan_of
+from strategies.wire import MODEL
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def check_settings(folder: Folder, settings: Settings) -> Iterator[Finding]:
             f"set name: {kit.site} in {KIT_SITE}, or ask for this site's own kit",
         )
     yield check_run(kit, config, canonical_hash(run))
+    yield from check_pins(kit, config)
     yield from check_limits(config, run)
 
 
@@ -109,10 +112,55 @@ def check_run(kit: Kit, config: SiteConfig, found: str) -> Finding:
     return Finding("settings", "ok", f"run {kit.run_hash[:12]} is accepted, as the kit names it")
 
 
+def check_pins(kit: Kit, config: SiteConfig) -> Iterator[Finding]:
+    """Yield whether the site names the kit's bundle and the key of the kit's receipts."""
+    bundles = config.limits.accepted_bundles
+    if bundles and kit.bundle_hash not in bundles:
+        text = f"bundle {kit.bundle_hash[:12]} of the kit is not in limits.accepted_bundles"
+        advice = f"if you installed and accept that version add {kit.bundle_hash} to {KIT_SITE}"
+        yield Finding("settings", "fail", text, advice)
+    if config.receipt_key == kit.receipt_key:
+        yield Finding("settings", "ok", "the server's receipts are checked with the kit's key")
+        return
+    text = "no receipt_key: the server's receipts are kept, but their signatures are not checked"
+    if config.receipt_key is not None:
+        text = "receipt_key is not the kit's: the server's receipts will be shown as wrong"
+    advice = f"compare the key with the coordinator, then set receipt_key: {kit.receipt_key}"
+    yield Finding("settings", "warn", text, advice)
+
+
+def shown_limits(config: SiteConfig) -> Iterator[Finding]:
+    """Yield every limit in force; no run can widen one."""
+    for name, value in config.limits.model_dump().items():
+        yield Finding("settings", "ok", f"limits.{name}: {_shown(value)}")
+    yield Finding("settings", "ok", f"work is done on the {config.device}, whatever a run says")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{kind} {_shown(of)}" for kind, of in value.items()) or "as agreed"
+    if isinstance(value, tuple):
+        return ", ".join(str(item)[:16] for item in value) or "none named"
+    return "none" if value is None else str(value)
+
+
+def _array_problems(config: SiteConfig, run: RunConfig, asked: Iterable[Kind]) -> Iterator[str]:
+    """Yield why the site's own names and sizes of arrays will refuse an agreed record."""
+    weights = parameters_of(run.model, run.image, len(run.ontology.classes))
+    for kind in asked:
+        answer = answer_of(run, kind)
+        shapes = {MODEL: (weights,)} if answer.update else {}
+        try:
+            check_arrays(config.limits, kind, shapes | dict(answer.total or ()))
+        except LimitRefusal as error:
+            yield str(error)
+
+
 def check_limits(config: SiteConfig, run: RunConfig) -> Iterator[Finding]:
-    """Yield the site's own limits, and what they will refuse of the agreed run."""
-    yield Finding("settings", "ok", "limits of this site", details=limit_lines(config))
-    asked: list[Kind] = list(dict.fromkeys(["hello", *(step.kind for step in plan_of(run))]))
+    """Yield what the site's own limits will refuse of the agreed run."""
+    asked: list[Kind] = list(
+        dict.fromkeys(["hello", *(step.kind for step in plan_of(run)), "receipts"])
+    )
     refused = [kind for kind in asked if kind not in config.limits.allowed_kinds]
     if refused:
         yield Finding(
@@ -121,6 +169,11 @@ def check_limits(config: SiteConfig, run: RunConfig) -> Iterator[Finding]:
             f"limits.allowed_kinds leaves out {', '.join(refused)}; these will be refused",
             "the run cannot finish with this site in it unless the coordinator counts on that",
         )
+    if found := tuple(_array_problems(config, run, asked)):
+        text = "limits.allowed_arrays or limits.max_numbers will refuse agreed records"
+        advice = "agree on it with the coordinator: a run without these answers may not finish"
+        yield Finding("settings", "warn", text, advice, found)
+    yield from shown_limits(config)
     if config.limits.manual or config.limits.hours is not None:
         waits = ["lets every message wait for a person"] if config.limits.manual else []
         waits += [f"works {config.limits.hours} only"] if config.limits.hours else []
@@ -136,18 +189,6 @@ def check_limits(config: SiteConfig, run: RunConfig) -> Iterator[Finding]:
         yield Finding("settings", "fail", text, "raise the limit to take part in this run")
     else:
         yield Finding("settings", "ok", text)
-
-
-def limit_lines(config: SiteConfig) -> tuple[str, ...]:
-    """Return every limit with its value, one a line."""
-    shown = config.limits.model_dump(mode="json")
-    lists = {
-        name: ", ".join(map(str, value)) for name, value in shown.items() if type(value) is list
-    }
-    return tuple(
-        f"{name}: {lists.get(name, 'none' if value is None else value)}"
-        for name, value in shown.items()
-    )
 
 
 def message_bytes(run: RunConfig, kind: Kind) -> int:

@@ -114,7 +114,8 @@ def rehearse(
     out.mkdir(parents=True, exist_ok=True)
     for old in [*out.glob("[0-9][0-9]-*.json"), *out.glob("[0-9][0-9]-*.safetensors")]:
         old.unlink()
-    steps = [Step("hello"), *(step for step in plan_of(run) if step.round <= 1)]
+    planned = (step for step in plan_of(run) if step.round <= 1)
+    steps = [Step("hello"), *planned, Step("receipts")]
     with tempfile.TemporaryDirectory(prefix="mfm-dry-run-") as place:
         stage = _Stage(config, run, Path(place))
         done: list[Exchange] = []

@@ -209,7 +209,7 @@ def _changes(folder: Folder, kit: Kit, authority: Certificate) -> list[str]:
         before = read_kit(folder.kit)
     except ConfigError:
         return [*changes, "the kit accepted before cannot be read"]
-    for name in ("consortium", "address", "run_hash", "bundle_hash"):
+    for name in ("consortium", "address", "run_hash", "bundle_hash", "receipt_key"):
         old, new = getattr(before, name), getattr(kit, name)
         if old != new:
             changes.append(f"{name}: {old} is now {new}")

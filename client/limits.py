@@ -9,6 +9,9 @@ What crosses the hospital's boundary: nothing here.
 from __future__ import annotations
 
 import datetime
+import fnmatch
+import math
+from collections.abc import Mapping
 
 import numpy as np
 from flwr.app import RecordDict
@@ -66,6 +69,45 @@ def check_privacy(limits: LimitsConfig, agreed: PrivacyConfig) -> None:
     if agreed.private and agreed.unit != limits.privacy_unit:
         raise NoiseTooLow(
             f"the run hides one {agreed.unit}, limits.privacy_unit asks for {limits.privacy_unit}"
+        )
+
+
+def check_arrays(limits: LimitsConfig, kind: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Return if a record of these arrays may leave; asked before any work and again at the door.
+
+    Args:
+        limits: the site's.
+        kind: the exchange.
+        shapes: array name to shape; the change of the weights is `model`.
+
+    Raises:
+        LimitRefusal: an array is not among the site's own names, or there are too many numbers.
+    """
+    patterns = next((p for k, p in limits.allowed_arrays.items() if k == kind), None)
+    if patterns is not None:
+        extra = [n for n in shapes if not any(fnmatch.fnmatchcase(n, p) for p in patterns)]
+        if extra:
+            raise LimitRefusal(f"{kind}: not in limits.allowed_arrays: {', '.join(sorted(extra))}")
+    numbers = sum(math.prod(shape) for shape in shapes.values())
+    most = next((most for k, most in limits.max_numbers.items() if k == kind), numbers)
+    if numbers > most:
+        raise LimitRefusal(f"{kind} has {numbers} numbers, limits.max_numbers allows {most}")
+
+
+def check_norm(limits: LimitsConfig, update: NDArray[np.floating]) -> None:
+    """Return if a change of the weights `[D]` may leave.
+
+    It is refused, not made smaller: a clipped update is another one than was agreed, and nobody
+    but this site would know. Clipping belongs into the agreed run.
+
+    Raises:
+        LimitRefusal: its norm is larger than the site allows.
+    """
+    norm = float(np.linalg.norm(update.astype(np.float64)))
+    if limits.max_update_norm is not None and norm > limits.max_update_norm:
+        raise LimitRefusal(
+            f"the change of the weights has norm {norm:g}, limits.max_update_norm allows "
+            f"{limits.max_update_norm:g}; nothing left"
         )
 
 

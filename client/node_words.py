@@ -16,6 +16,7 @@ from client.folder import Folder
 from client.kit import host_and_port, read_kit
 from client.message_record import read_messages
 from client.node import PROCESSES, NodeStatus, read_node
+from client.receipts import read_receipts
 from client.site import LEDGER
 from mfm_core.errors import ConfigError
 from strategies import chain
@@ -31,6 +32,8 @@ class Status:
         node: the processes.
         messages: the last lines of the ledger, oldest first.
         ledger_problems: what is wrong with the ledger; empty when it is whole.
+        received: for each of `messages`, whether the server said it received it.
+        receipt_problems: what is wrong with its receipts.
         days_left: of the "authority" and of the "server"; a missing one could not be read.
         ills: what `status --healthy` says of the processes; empty when all is well.
         outcomes: messages since the runner began, by "answered", "refused:<word>", "error:<word>".
@@ -43,6 +46,8 @@ class Status:
     messages: tuple[dict[str, Any], ...]
     ledger_problems: tuple[str, ...]
     days_left: dict[str, float]
+    received: tuple[str, ...] = ()
+    receipt_problems: tuple[str, ...] = ()
     ills: tuple[str, ...] = ()
     outcomes: dict[str, int] = field(default_factory=dict)
 
@@ -71,6 +76,7 @@ def read_status(folder: Folder, last: int = 5, *, offline: bool = False) -> Stat
     if shown is not None:
         days["server"] = shown.days_left()
     recent = tuple(lines[max(0, len(lines) - last) :])
+    receipts = read_receipts(config.state_folder, config.receipt_key)
     return Status(
         site=config.name,
         consortium=kit.consortium,
@@ -79,6 +85,8 @@ def read_status(folder: Folder, last: int = 5, *, offline: bool = False) -> Stat
         messages=recent,
         ledger_problems=problems,
         days_left=days,
+        received=tuple(receipts.of(line) for line in recent),
+        receipt_problems=receipts.problems,
         ills=read_ills(folder.node / PROCESSES),
         outcomes=read_messages(folder.node).get("outcomes", {}),
     )
@@ -91,9 +99,11 @@ def text_of(found: Status) -> str:
     rows += [
         f"  {str(line.get('time', ''))[:19]}  {line.get('kind', '')!s:14} "
         f"round {line.get('round', '')!s:>4}  {line.get('bytes', '')!s:>10} bytes"
-        for line in found.messages
+        f"  received: {received}"
+        for line, received in zip(found.messages, found.received, strict=True)
     ] or ["  none"]
     rows += [f"  LEDGER: {problem}" for problem in found.ledger_problems]
+    rows += [f"  RECEIPT: {problem}" for problem in found.receipt_problems]
     rows += ["", "Certificates:"]
     for whose in ("authority", "server"):
         left = found.days_left.get(whose)

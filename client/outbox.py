@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from client.config import LimitsConfig
 from client.held import wait_for_person
+from client.limits import check_arrays, check_norm
 from mfm_core.errors import OutboxRefusal
 from mfm_core.sums import Schema
 from strategies import chain, wire
@@ -84,9 +85,12 @@ class Outbox:
         if payload.model is not None and payload.model.shape != (wire.model_size(model),):
             raise OutboxRefusal(f"{header.kind}: the update has shape {payload.model.shape}")
         arrays = _arrays(payload)
+        check_arrays(self.limits, header.kind, {name: a.shape for name, a in arrays.items()})
         broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
         if broken:
             raise OutboxRefusal(f"{header.kind}: not finite: {', '.join(broken)}")
+        if payload.model is not None:
+            check_norm(self.limits, payload.model)
 
     def _append(self, facts: dict[str, Any]) -> str:
         """Write one line, synced; return its hash."""

@@ -50,6 +50,7 @@ class Runner:
         limits = site.config.limits
         self._site_file, self._tasks = site_file, tasks
         self._bundle = expected_bundle(site.run)
+        self._accepted = limits.accepted_bundles or (self._bundle,)
         self._worker = Worker(
             site_file, site.config.data.root, limits.max_minutes * 60.0, limits.memory_bytes
         )
@@ -97,6 +98,9 @@ class Runner:
         """Return the reply to a task; always one."""
         if task.bundle_hash != self._bundle:
             log.error("refused a run with bundle %s; expected %s", task.bundle_hash, self._bundle)
+            return Message(Error(REFUSED, "bundle"), reply_to=task.message)
+        if self._bundle not in self._accepted:
+            log.error("refused bundle %s: not in limits.accepted_bundles", self._bundle)
             return Message(Error(REFUSED, "bundle"), reply_to=task.message)
         task.context.node_config["site-config"] = str(self._site_file)
         try:

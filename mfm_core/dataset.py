@@ -101,9 +101,10 @@ def whole_problems(entries: Sequence[Entry], ontology: OntologyConfig) -> list[s
         return ["no image is left; check where, label_mapping and the folder"]
     present = sorted({entry.label for entry in entries} - {-1})
     if not present:
-        return ["no image has a label; training needs two classes"]
+        return ["no image has a label; images of at least two classes are needed"]
     if len(present) == 1:
-        return [f"only class {ontology.classes[present[0]]!r} is present; training needs two"]
+        only = ontology.classes[present[0]]
+        return [f"only class {only!r} is present; images of at least two classes are needed"]
     if all(entry.split > 0 for entry in entries):
         return ["no image is in train; check columns.split"]
     return []

@@ -52,11 +52,19 @@ def save_heads(path: Path, heads: Mapping[str, Head], encoder: str, attribute: s
     save_arrays(path, heads_to_sum(heads).arrays, metadata)
 
 
-def load_heads(path: Path, encoder: str) -> tuple[dict[str, Head], str]:
+def load_heads(
+    path: Path, encoder: str, shape: tuple[int, ...] | None = None
+) -> tuple[dict[str, Head], str]:
     """Return the heads of a file and the attribute they leave out.
 
+    Args:
+        path: written by `save_heads`.
+        encoder: hash of the model's encoder.
+        shape: (K, L) of the model's own head; None asks only that all heads have one shape.
+
     Raises:
-        CheckpointError: missing, damaged, no heads, or made for another encoder.
+        CheckpointError: missing, damaged, no heads, or made for another encoder; every head that
+            is not whole is named.
     """
     arrays, metadata = load_arrays(path, {"kind": KIND})
     found = metadata.get("encoder_hash", "none")
@@ -66,6 +74,23 @@ def load_heads(path: Path, encoder: str) -> tuple[dict[str, Head], str]:
             "heads of the same run"
         )
     try:
-        return heads_from_sum(Sum(arrays)), metadata["attribute"]
+        heads, attribute = heads_from_sum(Sum(arrays)), metadata["attribute"]
     except KeyError as error:
         raise CheckpointError(f"{path}: an entry is missing: {error}") from None
+    if not heads:
+        raise CheckpointError(f"{path}: holds no head; restore it from a copy, or run again")
+    wanted = shape or next(iter(heads.values())).weight.shape
+    if wrong := [text for name, head in heads.items() for text in _problems(name, head, wanted)]:
+        reasons = "; ".join(wrong)
+        raise CheckpointError(f"{path}: {reasons}; restore it from a copy, or run again")
+    return heads, attribute
+
+
+def _problems(name: str, head: Head, shape: tuple[int, ...]) -> list[str]:
+    """Return how a head differs from weight (K, L) and bias (K,) of finite numbers."""
+    found, expected = (head.weight.shape, head.bias.shape), (shape, shape[:1])
+    if found != expected or len(shape) != 2:
+        return [f"head {name!r} has weight {found[0]} and bias {found[1]}, expected {expected}"]
+    if not (np.isfinite(head.weight).all() and np.isfinite(head.bias).all()):
+        return [f"head {name!r} holds numbers that are not finite"]
+    return []

@@ -25,6 +25,7 @@ from server.checkpoints import arrays_hash
 from server.config import ConsortiumConfig, load_agreed_run, load_consortium
 from server.journal import RunFolder, write_json
 from server.phases import first_state, model_with, new_model, phases_of, pooled_atlas
+from server.receipt_key import signer_of
 from server.run_files import read_lines
 from strategies.answers import HEADS, refuse_too_large
 from strategies.code_hash import code_hash
@@ -32,6 +33,7 @@ from strategies.collector import Identity
 from strategies.config import RunConfig
 from strategies.plan import plan_of
 from strategies.privacy import label_of
+from strategies.receipts import Receipts
 from strategies.strategy import PhasedStrategy, RunState
 from strategies.wire import MODEL
 
@@ -83,7 +85,9 @@ def strategy_of(
     identity = Identity(
         canonical_hash(run), code_hash(), schema, run.aggregation, consortium.sites
     )  # fmt: skip
-    return PhasedStrategy(phases_of(run), identity, consortium.rules, folder, state)
+    hashes = (identity.config_hash, identity.code_hash)
+    receipts = Receipts(hashes, signer_of(consortium.receipt_key), read_lines(folder.folder))
+    return PhasedStrategy(phases_of(run), identity, consortium.rules, folder, state, receipts)
 
 
 def describe_failure(error: Exception) -> str:

@@ -22,6 +22,9 @@ class ConsortiumConfig(RoundRules):
     run: Path | None = Field(
         None, description="The agreed run.yaml; None takes the one in the app bundle."
     )
+    receipt_key: Path | None = Field(
+        None, description="Key that receipts are signed with; None leaves them unsigned."
+    )
     threads: int = Field(1, ge=1, le=256, description="CPU threads of the server process.")
 
     @property
@@ -39,7 +42,9 @@ def load_consortium(path: Path) -> ConsortiumConfig:
     config = load_yaml(path, ConsortiumConfig)
     folder = path.resolve().parent
     run = None if config.run is None else folder / config.run
-    return config.model_copy(update={"output": folder / config.output, "run": run})
+    key = None if config.receipt_key is None else folder / config.receipt_key
+    paths = {"output": folder / config.output, "run": run, "receipt_key": key}
+    return config.model_copy(update=paths)
 
 
 def load_agreed_run(config: ConsortiumConfig) -> RunConfig:

@@ -2,7 +2,7 @@
 
     consortium.yaml, run.yaml   settings of this machine; the agreed run
     card.yaml                   what people say about the model; goes into its releases
-    authority/                  ca.crt, ca.key, server.crt, server.key
+    authority/                  ca.crt, ca.key, server.crt, server.key, receipt.key
     superexec.secret            shared by SuperLink and SuperExec, on this machine only
     sites/<name>.json           one admitted or suspended site each
     kits/<name>/, <name>.zip    what that site was given; nothing secret
@@ -31,6 +31,7 @@ from mfm_core.errors import ConfigError
 from mfm_core.whole_file import write_whole
 from server.card_config import CARD, CARD_FILE
 from server.certificates import create_authority, issue_server_certificate, write_secret
+from server.receipt_key import create_receipt_key
 
 LOCK_WAIT_S = 5.0
 """A change takes about a second; who waits longer is told who holds the folder."""
@@ -60,6 +61,11 @@ class Folder:
         return self.root / "authority"
 
     @property
+    def receipt_key(self) -> Path:
+        """Return the key that receipts are signed with."""
+        return self.authority / "receipt.key"
+
+    @property
     def secret(self) -> Path:
         """Return the secret of SuperLink and SuperExec."""
         return self.root / "superexec.secret"
@@ -87,7 +93,8 @@ class Folder:
     @property
     def private(self) -> tuple[Path, ...]:
         """Return the files that only the coordinator's own user may read."""
-        return (self.authority / "ca.key", self.authority / "server.key", self.secret)
+        keys = tuple(self.authority / f"{name}.key" for name in ("ca", "server"))
+        return (*keys, self.receipt_key, self.secret)
 
     @property
     def needed(self) -> tuple[Path, ...]:
@@ -167,6 +174,7 @@ def _fill(folder: Folder, consortium: str, run: str, names: tuple[str, ...]) -> 
         place.mkdir(mode=0o700)
     create_authority(folder.authority, names[0])
     issue_server_certificate(folder.authority, names[1:])
+    create_receipt_key(folder.receipt_key)
     write_secret(folder.secret, secrets.token_bytes(SECRET_BYTES))
     write_whole(folder.consortium, consortium.encode())
     write_whole(folder.run, run.encode())

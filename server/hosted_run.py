@@ -17,11 +17,19 @@ from rich.console import Console
 from mfm_core.config import load_yaml
 from mfm_core.errors import ConfigError, RunFailed
 from server.flower import Flower
+from server.folder import Folder
 from server.follow import Follower, Prepared, last_flower_run, prepare
 from server.hosting import HostingConfig, consortium_of, load_hosted_run
 from server.register import read_sites
 from server.run_files import Ending, read_ending
-from server.superlink import SERVER_APP, Host, find_started, find_supervisor, read_processes
+from server.superlink import (
+    SERVER_APP,
+    Host,
+    find_started,
+    find_supervisor,
+    prune_apps,
+    read_processes,
+)
 from server.unwatched import Followed
 from server.waiting import RUN_FILE, derive_waits
 from strategies.config import RunConfig
@@ -122,6 +130,7 @@ def _prepare(
     waits = derive_waits(host.folder / "runs", agreed)
     times = (waits.deadline_s, waits.grace_s) if waits else (None, None)
     config = consortium_of(hosting, admitted, deadline_s=times[0], grace_s=times[1])
+    config = config.model_copy(update={"receipt_key": Folder(host.folder).receipt_key})
     prepared = prepare(place, agreed, config, resume=resume)
     print(f"run {agreed.name}, {agreed.rounds} rounds, sites {', '.join(config.sites)}")
     print(f"run hash    {prepared.run_hash}")
@@ -165,6 +174,7 @@ def _follow(prepared: Prepared, host: Host, *, resume: bool) -> None:
     with Followed(prepared.folder) as mark:
         follower, number = _follower(prepared, host, mark), last_flower_run(prepared.folder)
         if mark.take():
+            prune_apps(host.home)
             _until_told(prepared, lambda: follower.start(resume=resume))
         elif number is not None:
             _until_told(prepared, lambda: follower.follow(number))

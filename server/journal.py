@@ -16,7 +16,8 @@ from typing import Any
 from mfm_core.errors import CheckpointError, ConfigError
 from mfm_core.whole_file import write_whole
 from server.checkpoints import Stamp, load_newest, save_state
-from server.run_files import PROGRESS, ROUNDS, STATES
+from server.run_files import PROGRESS, ROUNDS, STATES, read_lines
+from strategies import chain
 from strategies.plan import Step
 from strategies.strategy import RunState
 
@@ -66,12 +67,19 @@ class RunFolder:
             {**content, "step": done[0], "steps": done[1], "message": text},
         )
 
-    def write(self, line: dict[str, Any]) -> None:
-        """Append one line to rounds.jsonl and sync it."""
+    def write(self, line: dict[str, Any]) -> str:
+        """Append one line to rounds.jsonl and sync it; return its hash.
+
+        Each line holds the hash of the one before (`strategies.chain`), so that the lines that
+        receipts name stand for all before them.
+        """
+        as_read = json.loads(json.dumps(line))
+        linked = chain.linked(as_read, chain.last_hash(read_lines(self.folder)))
         with (self.folder / ROUNDS).open("ab") as file:
-            file.write((json.dumps(line) + "\n").encode())
+            file.write((json.dumps(linked) + "\n").encode())
             file.flush()
             os.fsync(file.fileno())
+        return str(linked["hash"])
 
     def keep(self, state: RunState) -> None:
         """Write the state with the ledger's length and hash."""

@@ -19,6 +19,7 @@ from mfm_core.errors import ConfigError
 from mfm_core.whole_file import write_whole
 from server.folder import Folder
 from server.hosting import HostingConfig
+from server.receipt_key import public_half
 from server.templates import site_text
 from strategies.bundle import bundle_hash, stage_bundle
 from strategies.config import RunConfig
@@ -63,12 +64,13 @@ def kit_files(
         site=site,
         run_hash=agreed.run_hash,
         bundle_hash=agreed.bundle_hash,
+        receipt_key=public_half(folder.receipt_key),
     )
     return {
         KIT: (kit.model_dump_json(indent=1) + "\n").encode(),
         KIT_AUTHORITY: _read(folder.authority / "ca.crt"),
         KIT_RUN: _read(hosting.run),
-        KIT_SITE: site_text(site, agreed.run, agreed.run_hash).encode(),
+        KIT_SITE: site_text(kit, agreed.run).encode(),
     }
 
 

@@ -92,6 +92,7 @@ def phases_of(run: RunConfig) -> tuple[Phase, ...]:
         "evaluate": Evaluation,
         "atlas": Spreading,
         "audit": Audit,
+        "receipts": Asking,
     }
     return tuple(kinds[step.kind](run, step) for step in (Step("hello"), *plan_of(run)))
 

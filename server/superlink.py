@@ -45,6 +45,9 @@ Door = Literal["auto", "nginx", "builtin"]
 PROCESSES = "processes.json"
 STOP_LIMIT_S = 60.0
 SECRET_BYTES = 32
+KEPT_APPS = 2
+"""Unpacked bundles that stay: those of the last runs."""
+
 SERVER_APP = "serverapp"
 """Name of the process of a run's ServerApp in processes.json."""
 
@@ -190,6 +193,22 @@ def lay_out(host: Host) -> None:
     if not host.secret.is_file():
         write_secret(host.secret, secrets.token_bytes(SECRET_BYTES))
     write_connection(host.home, host.superlink, host.authority / "ca.crt")
+
+
+def prune_apps(home: Path, kept: int = KEPT_APPS) -> tuple[str, ...]:
+    """Remove bundles that Flower unpacked for earlier runs, and return their names.
+
+    It unpacks one at the start of every run where it is not there, so none is ever missing.
+
+    Args:
+        home: FLWR_HOME; no run may be starting in it.
+        kept: how many of the newest stay.
+    """
+    found = [path for path in (home / "apps").glob("*") if path.is_dir()]
+    newest_first = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in newest_first[kept:]:
+        shutil.rmtree(path, ignore_errors=True)
+    return tuple(path.name for path in newest_first[kept:] if not path.exists())
 
 
 def recipes(host: Host) -> tuple[Recipe, ...]:

@@ -15,6 +15,7 @@ import yaml
 
 from mfm_core.config import OntologyConfig
 from strategies.config import RunConfig
+from strategies.onboarding import Kit
 from strategies.plan import KINDS
 
 RUN = """\
@@ -84,13 +85,19 @@ data:
 limits:                       # no run can widen these
   accepted_runs:              # hashes of the runs this site takes part in; this is {run} of the kit
     - "{run_hash}"
-{limits}state_folder: state           # cache, ledger, log and received models
+  accepted_bundles:           # hashes of the program this site works for; this one is the kit's
+    - "{bundle_hash}"
+{limits}receipt_key: "{receipt_key}"   # the coordinator's receipts must be signed by it
+state_folder: state           # cache, ledger, log and received models
 threads: 1
 # metrics: 127.0.0.1:9465     # counts and times for this hospital's own Prometheus; left out: none
 """
 
 LIMITS = f"""\
   # allowed_kinds: [{", ".join(KINDS)}]
+  # allowed_arrays: {{latent_sums: ["class.*", "attribute.*", suppressed]}}   # narrower than agreed
+  # max_numbers: {{train: 4000000}}   # most numbers in one record of a kind
+  # max_update_norm: 10       # a larger change of the weights does not leave
   max_message_mib: 64
   min_cell_count: 10          # fewest patients of a released cell; smaller ones leave as zeros
   manual: false               # true: hold every message until `mfm-client outbox approve`
@@ -118,22 +125,23 @@ def consortium_text(name: str, address: str) -> str:
     )
 
 
-def site_text(name: str, run: RunConfig, run_hash: str) -> str:
+def site_text(kit: Kit, run: RunConfig) -> str:
     """Return a commented site.yaml in the words of the agreed run.
 
     Args:
-        name: of the site.
+        kit: names the site, the only run and bundle it accepts and the key of receipts.
         run: the agreed run.
-        run_hash: its hash, the only one the site accepts.
     """
     ontology = run.ontology
     return _SITE.format(
-        name=_one(name),
+        name=_one(kit.site),
         columns=_flow({attribute: attribute for attribute in ontology.attributes}),
         labels="\n".join(f"    {_one(label)}: {_one(label)}" for label in ontology.classes),
         values=_values(ontology),
         run=run.name,
-        run_hash=run_hash,
+        run_hash=kit.run_hash,
+        bundle_hash=kit.bundle_hash,
+        receipt_key=kit.receipt_key,
         limits=LIMITS,
     )
 

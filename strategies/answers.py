@@ -58,7 +58,7 @@ def answer_of(run: RunConfig, kind: Kind) -> Answer:
     A private training reply is the change of the weights alone: counts and losses are not paid for.
     """
     label = label_of(run, kind)
-    if kind == "atlas":
+    if kind in ("atlas", "receipts"):
         return Answer(protection=label)
     if kind == "train" and run.privacy.private:
         return Answer(True, None, label)
@@ -237,7 +237,7 @@ def _empty_heads(run: RunConfig, names: Sequence[str]) -> Sum:
 
 def request_has_model(kind: Kind) -> bool:
     """Return whether the server's message of this kind holds the weights."""
-    return kind not in ("hello", "patch_moments", "audit")
+    return kind not in ("hello", "patch_moments", "audit", "receipts")
 
 
 def _terms(run: RunConfig) -> tuple[str, ...]:

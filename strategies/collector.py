@@ -182,9 +182,7 @@ class Collector:
             self._adder.add(np.concatenate(parts))
         except ValueError:
             raise UpdateRejected("size", "a number is too large to be added exactly") from None
-        self._of_site[header.site] = {
-            "images": header.num_images, "ledger": header.ledger_hash, **noted
-        }  # fmt: skip
+        self._of_site[header.site] = {"images": header.num_images, **noted}
         self.names[site.node_id] = header.site
 
     def _check(self, total: Sum, images: int) -> None:

@@ -150,6 +150,7 @@ class Kit(_Named):
     site: str = Field(description="Name under which the site is admitted.")
     run_hash: str = Field(description="Hash of the agreed run.yaml.")
     bundle_hash: str = Field(description="Hash of the app bundle of that run.")
+    receipt_key: str = Field(description="Public Ed25519 key of the coordinator's receipts, hex.")
 
     @field_validator("address")
     @classmethod
@@ -165,7 +166,7 @@ class Kit(_Named):
             raise ValueError(problem)
         return value
 
-    @field_validator("run_hash", "bundle_hash")
+    @field_validator("run_hash", "bundle_hash", "receipt_key")
     @classmethod
     def _is_a_hash(cls, value: str) -> str:
         if not re.fullmatch("[0-9a-f]{64}", value):

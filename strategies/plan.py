@@ -23,11 +23,15 @@ Kind = Literal[
     "evaluate",
     "atlas",
     "audit",
+    "receipts",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 ROUNDED: tuple[Kind, ...] = ("train", "mitigate")
 """Kinds that come in rounds, counted from 1."""
+
+UNPLANNED: tuple[Kind, ...] = ("hello", "receipts")
+"""Kinds outside the plan: hello begins every start, receipts end a run; neither changes it."""
 
 MESSAGE_TYPES: dict[Kind, str] = {
     "hello": "query.hello",
@@ -39,6 +43,7 @@ MESSAGE_TYPES: dict[Kind, str] = {
     "evaluate": "evaluate",
     "atlas": "query.atlas",
     "audit": "query.audit",
+    "receipts": "query.receipts",
 }
 """Flower's message type of each kind."""
 
@@ -52,7 +57,7 @@ class Step:
 
 
 def plan_of(run: RunConfig) -> tuple[Step, ...]:
-    """Return the steps of a run in order (without hello, which every start repeats).
+    """Return the steps of a run in order (without those of UNPLANNED).
 
     A private run starts its linear path from random weights: patch moments are unprotected.
     """

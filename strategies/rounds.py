@@ -29,6 +29,7 @@ from pydantic import Field, model_validator
 
 from mfm_core.config import Part
 from mfm_core.errors import TooFewSites, UpdateRejected
+from strategies import wire
 
 REFUSED, FAILED = 1001, 1002
 """Codes of our own Flower error replies: the site said no, the site could not."""
@@ -87,12 +88,19 @@ class Exchange:
         sent: label to bytes that the site sent.
         attempts: times the sites were asked.
         seconds: wall time.
+        arrived: label to the hash of the arrays that arrived and the ledger line they name, for
+            replies that were taken or rejected.
     """
 
     outcomes: Mapping[str, str]
     sent: Mapping[str, int]
     attempts: int
     seconds: float
+    arrived: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+Request = tuple[str, Callable[["Site"], RecordDict], str]
+"""Flower's message type, what makes the content for a site, and the group id (the round)."""
 
 
 Accept = Callable[[Site, RecordDict], None]
@@ -147,6 +155,7 @@ class _Round:
     accept: Accept
     outcomes: dict[str, str] = field(default_factory=dict)
     sent: dict[str, int] = field(default_factory=dict)
+    arrived: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def count(self) -> int:
         return sum(outcome == "ok" for outcome in self.outcomes.values())
@@ -159,6 +168,8 @@ class _Round:
         self.sent[site.label] = sum(
             len(a.data) for part in reply.content.array_records.values() for a in part.values()
         )
+        if (found := wire.declared(reply.content)) is not None:
+            self.arrived[site.label] = found
         try:
             self.accept(site, reply.content)
         except UpdateRejected as error:
@@ -178,7 +189,7 @@ def _describe_error(reply: Message) -> str:
 def exchange(
     grid: Grid,
     sites: Iterable[Site],
-    request: tuple[str, RecordDict, str],
+    request: Request,
     accept: Accept,
     rules: RoundRules,
     report: Callable[[str], None] = lambda text: None,
@@ -188,7 +199,7 @@ def exchange(
     Args:
         grid: Flower's grid.
         sites: whom to ask.
-        request: Flower's message type, the content and the group id (the round).
+        request: what each is asked.
         accept: called with each reply as it arrives; raises UpdateRejected.
         rules: quorum and times.
         report: called with a short line whenever a site has answered.
@@ -205,7 +216,8 @@ def exchange(
         _ask_once(grid, again, request, state, rules, report)
         again = tuple(site for site in asked if _may_ask_again(state.outcomes[site.label]))
     outcomes, sent = dict(sorted(state.outcomes.items())), dict(sorted(state.sent.items()))
-    went = Exchange(outcomes, sent, attempts, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    went = Exchange(outcomes, sent, attempts, seconds, dict(sorted(state.arrived.items())))
     if state.count() < rules.quorum:
         lines = ", ".join(f"{label} {outcome}" for label, outcome in outcomes.items())
         raise TooFewSites(
@@ -240,7 +252,7 @@ def _may_ask_again(outcome: str) -> bool:
 def _ask_once(
     grid: Grid,
     sites: tuple[Site, ...],
-    request: tuple[str, RecordDict, str],
+    request: Request,
     state: _Round,
     rules: RoundRules,
     report: Callable[[str], None],
@@ -277,14 +289,12 @@ def _pull(grid: Grid, message_id: str, site: Site, state: _Round) -> bool:
     return bool(replies)
 
 
-def _push(
-    grid: Grid, sites: tuple[Site, ...], request: tuple[str, RecordDict, str], ttl_s: float
-) -> dict[str, Site]:
+def _push(grid: Grid, sites: tuple[Site, ...], request: Request, ttl_s: float) -> dict[str, Site]:
     """Send one message per site; return those Flower took, by message id."""
-    message_type, content, group = request
+    message_type, compose, group = request
     pending: dict[str, Site] = {}
     for site in sites:
-        message = Message(content, site.node_id, message_type, ttl=ttl_s, group_id=group)
+        message = Message(compose(site), site.node_id, message_type, ttl=ttl_s, group_id=group)
         for message_id in grid.push_messages([message]):
             if message_id:
                 pending[message_id] = site

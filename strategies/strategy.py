@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from flwr.app import Array as FlowerArray
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from numpy.typing import NDArray
@@ -29,9 +29,13 @@ from strategies.aggregation import ServerState
 from strategies.answers import Answer
 from strategies.collector import Collector, Identity, Pooled
 from strategies.plan import MESSAGE_TYPES, Kind, Step
-from strategies.rounds import Exchange, RoundRules, Site, exchange, find_sites
+from strategies.receipts import Receipts
+from strategies.rounds import Exchange, Request, RoundRules, Site, exchange, find_sites
 
 log = logging.getLogger("flwr.mfm")
+
+CLOSING_S = 60.0
+"""Longest wait for answers to the last receipts; they have arrived by then, answered or not."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,8 @@ class Journal(Protocol):
     def report(self, step: Step, done: int, phases: int, text: str) -> None:
         """Show progress."""
 
-    def write(self, line: dict[str, Any]) -> None:
-        """Append the ledger line of a finished exchange."""
+    def write(self, line: dict[str, Any]) -> str:
+        """Append the ledger line of an exchange and return its hash."""
 
     def keep(self, state: RunState) -> None:
         """Store the state after a finished phase, together with the ledger so far."""
@@ -96,6 +100,7 @@ class PhasedStrategy(Strategy):
         rules: quorum and times.
         journal: where each finished phase is kept.
         state: where to begin.
+        receipts: what the sites are owed from before; unsigned and none when left out.
     """
 
     def __init__(
@@ -105,9 +110,11 @@ class PhasedStrategy(Strategy):
         rules: RoundRules,
         journal: Journal,
         state: RunState,
+        receipts: Receipts | None = None,
     ) -> None:
         self.hello, self.phases = phases[0], tuple(phases[1:])
         self.identity, self.rules, self.journal, self.state = identity, rules, journal, state
+        self.receipts = receipts or Receipts((identity.config_hash, identity.code_hash))
         self._names: dict[int, str] = {}
         self._collector: Collector | None = None
 
@@ -137,6 +144,7 @@ class PhasedStrategy(Strategy):
             state = self._run(grid, phase)
             self.state = replace(state, done=self.state.done + 1)
             self.journal.keep(self.state)
+        self._close(grid)
         return Result(arrays=_record(self.state.weights))
 
     def _run(self, grid: Grid, phase: Phase) -> RunState:
@@ -144,11 +152,35 @@ class PhasedStrategy(Strategy):
         pooled, went = self._exchange(grid, phase)
         state, facts = phase.finish(self.state, pooled)
         line = _ledger_line(phase.step, went, pooled, facts)
-        self.journal.write(line)
+        self.receipts.note({**line, "hash": self.journal.write(line)})
         where = f"{phase.step.kind} {phase.step.round or ''}".strip()
         answers = ", ".join(f"{site} {outcome}" for site, outcome in went.outcomes.items())
         log.info("%s: %.1f s; %s; %s", where, went.seconds, answers, _brief(facts))
         return state
+
+    def _close(self, grid: Grid) -> None:
+        """Bring every site the receipts of the last exchange; the run is complete without it."""
+        step, limit = Step("receipts"), min(CLOSING_S, self.rules.deadline_s)
+        changed = {"attempts": 1, "deadline_s": limit, "grace_s": limit, "node_wait_s": 0.0}
+        rules = self.rules.model_copy(update=changed)
+        collector = Collector(self.identity, step, Answer(), lambda total, images: {})
+        try:
+            sites = find_sites(grid, rules, self._names, 0)
+            went = exchange(grid, sites, self._request(step, wire.Payload()), collector.add, rules)
+        except TooFewSites as error:
+            log.warning("not every site has its last receipts: %s", error)
+            return
+        log.info("receipts: %s", ", ".join(f"{s} {o}" for s, o in went.outcomes.items()))
+
+    def _request(self, step: Step, payload: wire.Payload) -> Request:
+        """Return what is sent: one content for all, with each site's own receipts."""
+        content = self.identity.compose(step, payload)
+
+        def compose(site: Site) -> RecordDict:
+            name = self._names.get(site.node_id, site.name)
+            return self.receipts.attach(content, name)
+
+        return MESSAGE_TYPES[step.kind], compose, str(step.round)
 
     def summary(self) -> None:
         """Log what is about to run."""
@@ -223,8 +255,7 @@ class PhasedStrategy(Strategy):
         self.journal.report(step, done, phases, "waiting for sites")
         sites = self._find(grid)
         collector = self._collect(phase)
-        content = self.identity.compose(step, phase.request(self.state))
-        request = (MESSAGE_TYPES[step.kind], content, str(step.round))
+        request = self._request(step, phase.request(self.state))
         self.journal.report(step, done, phases, f"asked {len(sites)} sites")
         try:
             went = exchange(
@@ -249,10 +280,12 @@ class PhasedStrategy(Strategy):
         outcomes = {labels[label]: outcome for label, outcome in went.outcomes.items()}
         offline = {name: "offline" for name in self.rules.sites if name not in outcomes}
         sent = {labels[label]: size for label, size in went.sent.items()}
+        arrived = {labels[label]: found for label, found in went.arrived.items()}
         return replace(
             went,
             outcomes=dict(sorted({**outcomes, **offline}.items())),
             sent=dict(sorted(sent.items())),
+            arrived=dict(sorted(arrived.items())),
         )
 
 
@@ -280,6 +313,7 @@ def _ledger_line(
         "sites": dict(went.outcomes),
         "bytes": dict(went.sent),
         "site_images": {name: noted["images"] for name, noted in pooled.of_site.items()},
-        "ledgers": {name: noted["ledger"] for name, noted in pooled.of_site.items()},
+        "payloads": {name: payload for name, (payload, _) in went.arrived.items()},
+        "ledgers": {name: ledger for name, (_, ledger) in went.arrived.items()},
         **facts,
     }

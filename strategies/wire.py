@@ -143,6 +143,18 @@ def payload_hash(arrays: dict[str, Array]) -> str:
     return digest.hexdigest()
 
 
+def declared(record: RecordDict) -> tuple[str, str] | None:
+    """Return the hash of a reply's arrays and the ledger line it names; None where it names none.
+
+    Nothing else of the reply has been checked.
+    """
+    try:
+        header, arrays = _open(record)
+    except UpdateRejected:
+        return None
+    return (payload_hash(arrays), header.ledger_hash) if header.ledger_hash else None
+
+
 def record_bytes(record: RecordDict) -> int:
     """Return the bytes of a record's arrays as they travel."""
     return sum(len(array.data) for part in record.array_records.values() for array in part.values())

@@ -18,6 +18,9 @@ from tests.server.hospitals import RUN, write_hospital
 RUN_HASH = canonical_hash(RUN)
 
 
+RECEIPT_KEY = "c" * 64
+
+
 def make_kit(place: Path, name: str = "north", run: RunConfig = RUN, **changed: str) -> Path:
     """Write an undamaged kit, its authority beside it in `<place>-authority`; return its folder."""
     authority = place.with_name(f"{place.name}-authority")
@@ -32,6 +35,7 @@ def make_kit(place: Path, name: str = "north", run: RunConfig = RUN, **changed: 
         "site": name,
         "run_hash": canonical_hash(run),
         "bundle_hash": "b" * 64,
+        "receipt_key": RECEIPT_KEY,
         **changed,
     }
     (place / "kit.json").write_text(Kit.model_validate(facts).model_dump_json())
@@ -51,6 +55,7 @@ def settings(name: str = "north", **limits: object) -> SiteConfig:
         limits=LimitsConfig.model_validate(allowed),
         state_folder=Path("state"),
         run=Path("kit/run.yaml"),
+        receipt_key=RECEIPT_KEY,
     )
 
 

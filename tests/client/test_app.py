@@ -100,6 +100,8 @@ def test_training_is_the_same_bits_each_time_and_other_bits_each_round(folder: P
         ({"accepted_runs": ["f" * 64]}, "hello"),
         ({"allowed_kinds": ["hello"]}, "latent_sums"),
         ({"max_message_mib": 0.01}, "train"),
+        ({"allowed_arrays": {"latent_sums": ["class.*"]}}, "latent_sums"),
+        ({"max_numbers": {"train": 10}}, "train"),
     ],
 )
 def test_limits_refuse_before_any_image_is_opened(

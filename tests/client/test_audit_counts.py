@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +74,18 @@ def test_an_atlas_of_another_encoder_is_refused(site: Site) -> None:
     )
     with pytest.raises(CheckpointError, match="same run"):
         open_kept(state)
+
+
+def test_a_damaged_head_is_named_with_its_file(site: Site) -> None:
+    state, kept = site.config.state_folder, open_kept(site.config.state_folder)
+    other = Head(np.zeros((3, 5), dtype=np.float32), np.zeros(3, dtype=np.float32))
+    save_heads(state / HEADS_FILE, {**kept.heads, "leace": other}, encoder_hash(kept.model), "view")
+    with pytest.raises(CheckpointError, match=r"heads\.safetensors: head 'leace' has weight"):
+        open_kept(state)
+
+
+def test_heads_of_another_run_are_named(site: Site) -> None:
+    kept = open_kept(site.config.state_folder)
+    fewer = replace(kept, heads={CHOSEN: kept.heads[CHOSEN]})
+    with pytest.raises(CheckpointError, match=r"the run's heads .*leace"):
+        audit_sum(fewer, site.images, site.images.select("test"), RUN, 1, len)

@@ -42,7 +42,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kit(address: str) -> Kit:
-    hashes_ = {"run_hash": "a" * 64, "bundle_hash": "b" * 64}
+    hashes_ = {"run_hash": "a" * 64, "bundle_hash": "b" * 64, "receipt_key": "c" * 64}
     return Kit(consortium="three", address=address, site="north", **hashes_)
 
 

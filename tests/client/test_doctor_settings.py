@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from client.config import LimitsConfig
 from client.doctor_settings import (
     check_code,
     check_keys,
     check_limits,
+    check_pins,
     check_settings,
     message_bytes,
     read_settings,
@@ -93,6 +95,26 @@ def test_the_bundle_is_built_from_the_installed_code_and_compared(folder: Folder
     assert check_code(right, RUN).level == "ok"
     assert check_code(right, RUN.model_copy(update={"rounds": 3})).level == "fail"
     assert check_code(None, RUN).level == "skip"
+
+
+def test_every_limit_in_force_is_shown_and_what_it_will_refuse() -> None:
+    shown = {f.text.partition(":")[0] for f in check_limits(settings(), RUN) if f.level == "ok"}
+    assert {f"limits.{name}" for name in LimitsConfig.model_fields} <= shown
+    narrow = settings(allowed_arrays={"latent_sums": ["class.*"]}, max_numbers={"train": 3})
+    (found,) = [f for f in check_limits(narrow, RUN) if "allowed_arrays or" in f.text]
+    assert found.level == "warn" and len(found.details) == 2
+    assert "second_moment" in found.details[1] and "limits.max_numbers" in found.details[0]
+
+
+def test_pinned_bundle_and_receipt_key_are_compared_with_the_kit(folder: Folder) -> None:
+    kit, config = read_settings(folder)[0].kit, settings(accepted_bundles=["f" * 64])
+    assert kit is not None
+    config = config.model_copy(update={"receipt_key": None})
+    assert [f.level for f in check_pins(kit, config)] == ["fail", "warn"]
+    right = settings(accepted_bundles=[kit.bundle_hash])
+    assert [f.level for f in check_pins(kit, right)] == ["ok"]
+    (other,) = check_pins(kit, right.model_copy(update={"receipt_key": "0" * 64}))
+    assert other.level == "warn" and "shown as wrong" in other.text
 
 
 def test_the_size_of_a_message_follows_from_the_run_alone() -> None:

@@ -206,7 +206,8 @@ def test_a_kill_between_two_renames_loses_no_trust(tmp_path: Path, folder: Folde
 
 def test_host_and_port_of_names_and_addresses() -> None:
     def parts(address: str) -> tuple[str, int]:
-        facts = {"consortium": "c", "site": "s", "run_hash": "0" * 64, "bundle_hash": "0" * 64}
+        hashes = dict.fromkeys(("run_hash", "bundle_hash", "receipt_key"), "0" * 64)
+        facts = {"consortium": "c", "site": "s", **hashes}
         return host_and_port(Kit(address=address, **facts))
 
     assert parts("fl.example.org:443") == ("fl.example.org", 443)

@@ -44,7 +44,8 @@ def test_what_left_is_listed_with_its_size(site):
     assert len(read.lines) == 2 and not read.problems and read.bytes > 0
     table = table_of(read)
     assert table.count("latent_sums") == 2
-    assert table.endswith(f"2 records, {read.bytes} bytes; the list is whole.")
+    assert f"2 records, {read.bytes} bytes; the list is whole.\n" in table
+    assert "0 yes, 0 refused, 2 no (receipts are NOT signed" in table
 
 
 def test_an_empty_ledger_says_so(site, capsys):
@@ -93,7 +94,11 @@ def write_rounds(site: Path, hashes: list[str], name: str = "north") -> Path:
     """Write what a coordinator noted, with another site and a step that failed in between."""
     path = site.parent / "rounds.jsonl"
     lines = [{"phase": "hello", "ledgers": {name: h, "south": "f" * 64}} for h in hashes]
-    path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"ledgers": {}}]))
+    text, previous = "", chain.START
+    for facts in [*lines, {"ledgers": {}}]:
+        line = chain.linked(facts, previous)
+        text, previous = text + json.dumps(line) + "\n", line["hash"]
+    path.write_text(text)
     return path
 
 

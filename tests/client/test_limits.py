@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.config import LimitsConfig
-from client.limits import check_request, guarded_latent_sum, within_hours
+from client.limits import (
+    check_arrays,
+    check_norm,
+    check_request,
+    guarded_latent_sum,
+    within_hours,
+)
 from mfm_core.config import OntologyConfig
 from mfm_core.errors import LimitRefusal, OutsideHours
 from mfm_core.latent_sums import latent_sum
@@ -20,6 +26,10 @@ from strategies.answers import SUPPRESSED
 
 ONTOLOGY = OntologyConfig(classes=("a", "b", "c"), attributes={"view": ("AP", "PA", "LAT")})
 RUN = "1" * 64
+
+
+def limits(**changed: object) -> LimitsConfig:
+    return LimitsConfig.model_validate({"accepted_runs": ["any"], **changed})
 
 
 def cells(counts: list[list[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -108,3 +118,31 @@ def test_outside_its_hours_a_site_says_so_with_a_word_of_its_own() -> None:
     with pytest.raises(OutsideHours) as caught:
         check_request(limits, RUN, "hello", RecordDict())
     assert caught.value.code == "hours"
+
+
+def test_a_site_lets_fewer_arrays_out_than_were_agreed() -> None:
+    shapes = {"class.count": (2,), "second_moment": (4, 4), "model": (9,)}
+    check_arrays(limits(), "latent_sums", shapes)
+    narrow = limits(allowed_arrays={"latent_sums": ["class.*", "model"]})
+    check_arrays(narrow, "train", shapes)
+    with pytest.raises(LimitRefusal, match=r"allowed_arrays: second_moment$"):
+        check_arrays(narrow, "latent_sums", shapes)
+    with pytest.raises(LimitRefusal, match=r"class\.count, model, second_moment"):
+        check_arrays(limits(allowed_arrays={"latent_sums": []}), "latent_sums", shapes)
+
+
+def test_a_site_lets_fewer_numbers_out_than_were_agreed() -> None:
+    shapes = {"second_moment": (4, 4), "model": (9,)}
+    check_arrays(limits(max_numbers={"train": 25}), "train", shapes)
+    check_arrays(limits(max_numbers={"atlas": 0}), "train", shapes)
+    with pytest.raises(LimitRefusal, match="has 25 numbers"):
+        check_arrays(limits(max_numbers={"train": 24}), "train", shapes)
+
+
+def test_a_change_that_is_too_long_is_refused_not_made_smaller() -> None:
+    update = np.array([3.0, 4.0], dtype=np.float32)
+    check_norm(limits(), update)
+    check_norm(limits(max_update_norm=5.0), update)
+    with pytest.raises(LimitRefusal, match="norm 5"):
+        check_norm(limits(max_update_norm=4.9), update)
+    assert update.tolist() == [3.0, 4.0]

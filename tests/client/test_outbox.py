@@ -10,7 +10,7 @@ from flwr.app import RecordDict
 
 from client.config import LimitsConfig
 from client.outbox import Outbox
-from mfm_core.errors import OutboxRefusal
+from mfm_core.errors import LimitRefusal, OutboxRefusal
 from mfm_core.sums import Sum
 from strategies import chain, wire
 from strategies.answers import Answer
@@ -81,6 +81,14 @@ def test_what_is_not_on_the_list_stays(
     with pytest.raises(OutboxRefusal, match=reason):
         make(tmp_path).release(header(), payload, SCHEMA, answer)
     assert chain.read(tmp_path / "outbox.jsonl") == []
+
+
+def test_a_long_update_and_an_array_the_site_does_not_name_stay(tmp_path: Path) -> None:
+    for limits in ({"max_update_norm": 2.0}, {"allowed_arrays": {"train": ["model"]}}):
+        with pytest.raises(LimitRefusal):
+            send(make(tmp_path, **limits))
+    assert chain.read(tmp_path / "outbox.jsonl") == []
+    send(make(tmp_path, max_update_norm=2.5))
 
 
 def test_limits_of_kind_and_size(tmp_path: Path) -> None:

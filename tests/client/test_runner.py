@@ -60,6 +60,15 @@ def test_an_altered_bundle_is_refused_before_anything_is_computed(
     assert (reply.error.code, reply.error.reason) == (REFUSED, "bundle")
 
 
+def test_a_bundle_that_the_site_does_not_name_is_refused(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(runner, "_accepted", ("f" * 64,))
+    reply = runner.answer(Waiting(hello(), expected_bundle(RUN)))  # type: ignore[arg-type]
+    assert (reply.error.code, reply.error.reason) == (REFUSED, "bundle")
+    assert "limits.accepted_bundles" in caplog.text
+
+
 def test_an_exchange_that_does_not_exist_is_answered_with_one_word(runner: Runner) -> None:
     strange = Message(RecordDict(), 5, "query.everything")
     reply = runner.answer(Waiting(strange, expected_bundle(RUN)))  # type: ignore[arg-type]

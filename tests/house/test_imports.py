@@ -46,7 +46,15 @@ LIBRARIES = {
 
 ONLY_IN = {
     ("strategies", "flwr"): {
-        *("bundle.py", "collector.py", "rounds.py", "secret_shares.py", "strategy.py", "wire.py"),
+        *(
+            "bundle.py",
+            "collector.py",
+            "receipts.py",
+            "rounds.py",
+            "secret_shares.py",
+            "strategy.py",
+            "wire.py",
+        ),
     },
     ("mfm_core", "captum"): {"attribution.py"},
     ("mfm_core", "opacus"): {"accounting.py", "grad_samplers.py", "private_training.py"},

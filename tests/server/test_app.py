@@ -321,7 +321,8 @@ class Unwritten:
 
     def report(self, step: Step, done: int, phases: int, text: str) -> None: ...
 
-    def write(self, line: dict[str, Any]) -> None: ...
+    def write(self, line: dict[str, Any]) -> str:
+        return "e" * 64
 
     def keep(self, state: RunState) -> None: ...
 

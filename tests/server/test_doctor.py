@@ -79,7 +79,9 @@ def test_thirty_one_days_before_there_is_nothing_to_say(folder: Folder) -> None:
 
 
 def other_authority(folder: Folder) -> None:
-    shutil.rmtree(folder.authority)
+    for name in ("ca", "server"):
+        for ending in ("crt", "key"):
+            (folder.authority / f"{name}.{ending}").unlink()
     create_authority(folder.authority, "Other")
     issue_server_certificate(folder.authority, ["fl.example.org"])
 

@@ -34,6 +34,7 @@ from server.superlink import (
     find_supervisor,
     is_healthy,
     lay_out,
+    prune_apps,
     read_processes,
     recipes,
     stop_host,
@@ -77,6 +78,19 @@ def wait_for(what: Callable[[], bool], limit_s: float = 90.0) -> bool:
             return True
         time.sleep(0.2)
     return False
+
+
+def test_only_the_newest_unpacked_bundles_stay(tmp_path: Path) -> None:
+    assert prune_apps(tmp_path) == ()
+    for number in range(5):
+        app = tmp_path / "apps" / f"mfm.mfm.1.0.{number}"
+        (app / "server").mkdir(parents=True)
+        (app / "server" / "app.py").write_text("")
+        os.utime(app, (1_000_000 + number, 1_000_000 + number))
+    (tmp_path / "apps" / "note.txt").write_text("")
+    assert set(prune_apps(tmp_path)) == {f"mfm.mfm.1.0.{number}" for number in (0, 1, 2)}
+    left = sorted(path.name for path in (tmp_path / "apps").iterdir())
+    assert left == ["mfm.mfm.1.0.3", "mfm.mfm.1.0.4", "note.txt"]
 
 
 @pytest.fixture

@@ -12,12 +12,24 @@ from mfm_core.config import OntologyConfig, load_yaml
 from server.hosting import HostingConfig
 from server.templates import LIMITS, RUN, consortium_text, site_text
 from strategies.config import RunConfig
+from strategies.onboarding import Kit
 
 
 def written(folder: Path, text: str) -> Path:
     path = folder / "file.yaml"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def kit(site: str) -> Kit:
+    return Kit(
+        consortium="three",
+        address="fl.example.org:8443",
+        site=site,
+        run_hash="0" * 64,
+        bundle_hash="1" * 64,
+        receipt_key="2" * 64,
+    )
 
 
 def test_the_run_loads(tmp_path: Path) -> None:
@@ -60,7 +72,7 @@ def test_every_setting_is_shown(tmp_path: Path) -> None:
 def test_a_site_file_maps_every_word_to_itself(tmp_path: Path, ontology: dict[str, object]) -> None:
     words = OntologyConfig.model_validate(ontology)
     run = RunConfig.model_validate({"name": "r", "ontology": words})
-    found = load_site_config(written(tmp_path, site_text("1e3", run, "0" * 64)))
+    found = load_site_config(written(tmp_path, site_text(kit("1e3"), run)))
     assert found.name == "1e3"
     assert found.data.label_mapping == {label: label for label in words.classes}
     assert found.data.columns.attributes == {name: name for name in words.attributes}
@@ -70,12 +82,12 @@ def test_a_site_file_maps_every_word_to_itself(tmp_path: Path, ontology: dict[st
 
 def test_every_limit_of_a_site_is_shown_at_its_default(tmp_path: Path) -> None:
     run = RunConfig.model_validate({"name": "r", "ontology": {"classes": ["a", "b"]}})
-    text = site_text("n", run, "0" * 64)
+    text = site_text(kit("n"), run)
     assert LIMITS in text
-    names = [name for name in LimitsConfig.model_fields if name != "accepted_runs"]
+    names = [n for n in LimitsConfig.model_fields if not n.startswith("accepted_")]
     assert [name for name in names if f"  {name}:" not in LIMITS.replace("# ", "")] == []
     assert load_site_config(written(tmp_path, text)).limits == LimitsConfig(
-        accepted_runs=("0" * 64,)
+        accepted_runs=("0" * 64,), accepted_bundles=("1" * 64,)
     )
     opened = re.sub("^  # ", "  ", text, flags=re.MULTILINE)
     found = load_site_config(written(tmp_path, opened)).limits

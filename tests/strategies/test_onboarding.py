@@ -193,8 +193,9 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
 
 def test_every_wrong_field_of_a_kit_is_named_at_once(tmp_path: Path) -> None:
     path = tmp_path / "kit.json"
-    content = {"consortium": "c", "address": "x", "site": "..", "run_hash": "1", "bundle_hash": "2"}
+    hashes = {"run_hash": "1", "bundle_hash": "2", "receipt_key": "3"}
+    content = {"consortium": "c", "address": "x", "site": "..", **hashes}
     path.write_text(json.dumps(content))
     with pytest.raises(ConfigError) as caught:
         read_json(path, Kit, "ask the coordinator for a new kit")
-    assert len(caught.value.problems) == 5
+    assert len(caught.value.problems) == 6

@@ -44,7 +44,9 @@ def ask(nodes: dict[str, Node], order: Iterable[str] = (), **changed: object) ->
     grid = MemoryGrid(dict(enumerate(nodes.values())), names, [ids[name] for name in order])
     settings = rules(**changed)
     sites = find_sites(grid, settings, {}, wait_for=1)
-    return exchange(grid, sites, ("query.hello", content(), "0"), lambda *_: None, settings)
+    return exchange(
+        grid, sites, ("query.hello", lambda site: content(), "0"), lambda *_: None, settings
+    )
 
 
 def test_every_outcome_by_name() -> None:
@@ -65,7 +67,7 @@ def test_every_outcome_by_name() -> None:
     settings = rules(sites=list("abcdefg"), quorum=1, attempts=1)
     grid = MemoryGrid(nodes, names)
     sites = find_sites(grid, settings, {}, wait_for=7)
-    went = exchange(grid, sites, ("query.hello", content(), "0"), refuse, settings)
+    went = exchange(grid, sites, ("query.hello", lambda site: content(), "0"), refuse, settings)
     assert dict(went.outcomes) == {
         "a": "ok",
         "b": "rejected:norm",
