@@ -33,13 +33,13 @@ class Session:
         keys: the session's name, the site's and its secret.
         roster: hash of the roster it has shared its secrets with; empty before.
         masked: participants of each exchange whose mask has been used.
-        revealed: exchanges whose shares have been given.
+        revealed: survivors of each exchange whose shares have been given.
     """
 
     keys: SiteKeys
     roster: str = ""
     masked: dict[int, tuple[str, ...]] = field(default_factory=dict)
-    revealed: tuple[int, ...] = ()
+    revealed: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 def begin_session(state: Path, session: str, site: str) -> SiteKeys:
@@ -93,7 +93,10 @@ def spend_mask(
 
 
 def spend_shares(state: Path, session: str, site: str, told: Told) -> SiteKeys:
-    """Return the keys for the shares of one exchange, once, for the group it was masked in.
+    """Return the keys for the shares of one exchange, for the group it was masked in.
+
+    The same survivors may be told again, when a reply was lost: they get the same shares. Other
+    survivors never are: a site's two keys of one exchange must not both be opened.
 
     Raises:
         UpdateRejected: "session", "participants" or "spent".
@@ -102,9 +105,10 @@ def spend_shares(state: Path, session: str, site: str, told: Told) -> SiteKeys:
         kept = _current(state, session, site)
         if kept.masked.get(told.step) != tuple(told.participants):
             raise UpdateRejected("participants", "these are not those of the masked exchange")
-        if told.step in kept.revealed:
+        survivors = tuple(told.survivors)
+        if kept.revealed.get(told.step, survivors) != survivors:
             raise UpdateRejected("spent", f"the shares of exchange {told.step} have been given")
-        _write(state, replace(kept, revealed=(*kept.revealed, told.step)))
+        _write(state, replace(kept, revealed={**kept.revealed, told.step: survivors}))
         return kept.keys
 
 
@@ -123,8 +127,11 @@ def _read(state: Path, site: str) -> Session | None:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         keys = SiteKeys(found["session"], site, bytes.fromhex(found["master"]))
-        masked = {int(step): tuple(names) for step, names in found["masked"].items()}
-        return Session(keys, found["roster"], masked, tuple(found["revealed"]))
+        masked, revealed = (
+            {int(step): tuple(names) for step, names in found[use].items()}
+            for use in ("masked", "revealed")
+        )
+        return Session(keys, found["roster"], masked, revealed)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -135,7 +142,7 @@ def _write(state: Path, session: Session) -> None:
         "master": session.keys.master.hex(),
         "roster": session.roster,
         "masked": {str(step): list(names) for step, names in session.masked.items()},
-        "revealed": list(session.revealed),
+        "revealed": {str(step): list(names) for step, names in session.revealed.items()},
     }
     write_whole(state / FILE, json.dumps(content).encode(), mode=0o600)
 

@@ -42,6 +42,7 @@ def test_masks_and_shares_of_an_exchange_are_used_once(tmp_path):
     assert spend_mask(tmp_path, "one", "a", 0, GROUP) == keys
     refused("spent", spend_mask, tmp_path, "one", "a", 0, GROUP)
     assert spend_shares(tmp_path, "one", "a", Told(0, GROUP, GROUP)) == keys
+    assert spend_shares(tmp_path, "one", "a", Told(0, GROUP, GROUP)) == keys, "told the same again"
     refused("spent", spend_shares, tmp_path, "one", "a", Told(0, GROUP, ("a", "b")))
     assert spend_mask(tmp_path, "one", "a", 1, GROUP) == keys
 
