@@ -36,7 +36,8 @@ app = typer.Typer(
 )
 
 EXPLAIN_METHODS = (
-    *("class_shift", "counterfactual", "latent_gradient", "grad_cam", "integrated_gradients"),
+    *("class_shift", "counterfactual", "located_change"),
+    *("latent_gradient", "grad_cam", "integrated_gradients"),
     "all",
 )
 

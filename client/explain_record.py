@@ -21,6 +21,7 @@ NOTE = "Research software, not a medical device. The frames are drawings by a mo
 NAMES = {
     "class_shift": "moved along the axis between two means",
     "counterfactual": "smallest change that turns the answer",
+    "located_change": "smallest change, marked where the image speaks for the answer",
     "latent_gradient": "moved along the latent gradient",
     "grad_cam": "Grad-CAM",
     "integrated_gradients": "integrated gradients",

@@ -64,22 +64,12 @@ def integrated_gradients(
         CheckpointError: the atlas belongs to another encoder.
         DataError: the question does not fit; all reasons at once.
     """
-    from captum.attr import IntegratedGradients
-
     asked = ask(model, atlas, image, question)
     start = mean_image(model, atlas)
-    with reading(model):
-        method = IntegratedGradients(lambda pixels: _score(model, asked, pixels))
-        signed = method.attribute(
-            asked.picture,
-            baselines=start,
-            n_steps=QUADRATURE_STEPS,
-            method="gausslegendre",
-            internal_batch_size=BATCH,
-        ).detach()
-        with torch.no_grad():
-            first = float(_score(model, asked, start))
-            last = float(_score(model, asked, asked.picture))
+    signed = evidence_from(model, asked, start)
+    with reading(model), torch.no_grad():
+        first = float(_score(model, asked, start))
+        last = float(_score(model, asked, asked.picture))
     figures = {
         "log_odds": last,
         "mean_image_log_odds": first,
@@ -87,6 +77,28 @@ def integrated_gradients(
     }
     saliency = signed[0].sum(dim=0).abs().float().numpy()
     return Explanation("integrated_gradients", question, image, saliency, figures=figures)
+
+
+def evidence_from(model: Autoencoder, asked: Asked, start: torch.Tensor) -> torch.Tensor:
+    """Return `[1, C, H, W] float32`: what each pixel adds to the target's log odds, with its sign.
+
+    Args:
+        model: the autoencoder.
+        asked: question and picture.
+        start: `[1, C, H, W] float32 in [0, 1]`, the picture that the way begins at.
+    """
+    from captum.attr import IntegratedGradients
+
+    with reading(model):
+        method = IntegratedGradients(lambda pixels: _score(model, asked, pixels))
+        signed: torch.Tensor = method.attribute(
+            asked.picture,
+            baselines=start,
+            n_steps=QUADRATURE_STEPS,
+            method="gausslegendre",
+            internal_batch_size=BATCH,
+        )
+    return signed.detach()
 
 
 def mean_image(model: Autoencoder, atlas: Atlas) -> torch.Tensor:

@@ -23,6 +23,7 @@ from mfm_core.autoencoder import Autoencoder
 from mfm_core.counterfactual import counterfactual
 from mfm_core.latent_gradient import latent_gradient
 from mfm_core.latent_path import Way, draw_way, with_zero
+from mfm_core.located_change import located_change
 from mfm_core.question import (
     ALPHA_LIMIT,
     ALPHAS,
@@ -68,6 +69,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "class_shift": shift,
         "counterfactual": counterfactual,
+        "located_change": located_change,
         "latent_gradient": latent_gradient,
         "grad_cam": grad_cam,
         "integrated_gradients": integrated_gradients,

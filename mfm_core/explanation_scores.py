@@ -34,12 +34,12 @@ from mfm_core.collateral import Probes, collateral, probes_of
 from mfm_core.errors import DataError
 from mfm_core.explanation import METHODS
 from mfm_core.faithfulness import likeness_outside, localise, map_likeness
-from mfm_core.metric_table import OWN_METHOD
+from mfm_core.metric_table import OWN_METHOD, PLACE_METHOD
 from mfm_core.perturbation import areas_of, moved_at_random
 from mfm_core.question import Question, reading
 from mfm_core.sweep import Pixels, Sweep
 
-ALWAYS = ("class_shift", "counterfactual")
+ALWAYS = ("class_shift", "counterfactual", "located_change")
 """Methods that run on every image of the class; the others only where its region is known."""
 
 Scores = dict[str, float]
@@ -249,10 +249,10 @@ def _place_scores(case: Case, maps: Mapping[str, Pixels]) -> Scores:
     places = {name: localise(saliency, region) for name, saliency in maps.items()}
     scores = {f"iou.{name}": place.iou for name, place in places.items()}
     scores |= {f"pointing.{name}": float(place.pointing) for name, place in places.items()}
-    own = places.pop(OWN_METHOD)
-    for name, place in places.items():
-        scores[f"iou_gain.{name}"] = own.iou - place.iou
-        scores[f"pointing_gain.{name}"] = float(own.pointing) - float(place.pointing)
+    if (ours := places.pop(PLACE_METHOD, None)) is not None:
+        for name, place in places.items():
+            scores[f"iou_gain.{name}"] = ours.iou - place.iou
+            scores[f"pointing_gain.{name}"] = float(ours.pointing) - float(place.pointing)
     return scores
 
 

@@ -32,6 +32,7 @@ from mfm_core.sums import Array
 METHOD_NAMES = (
     "class_shift",
     "counterfactual",
+    "located_change",
     "latent_gradient",
     "grad_cam",
     "integrated_gradients",
@@ -39,7 +40,10 @@ METHOD_NAMES = (
 """The compared methods of explanation, in the order of every table."""
 
 OWN_METHOD = "class_shift"
-"""The method that the others are compared with, image by image."""
+"""The method whose curve is scored."""
+
+PLACE_METHOD = "located_change"
+"""The method whose map is compared with the others' maps, image by image."""
 
 REPLICATES = 2000
 MEAN_NEEDS = 5
@@ -140,9 +144,9 @@ def metrics_of(ontology: OntologyConfig) -> tuple[Metric, ...]:
     """Return every metric of the table, in a fixed order.
 
     Families without a part stand first; then one metric per attribute of the ontology, per method
-    and per method that `OWN_METHOD` is compared with.
+    and per method that `PLACE_METHOD` is compared with.
     """
-    others = [name for name in METHOD_NAMES if name != OWN_METHOD]
+    others = [name for name in METHOD_NAMES if name != PLACE_METHOD]
     return (
         *_SINGLE,
         *_for_each([_COLLATERAL], ontology.attributes),

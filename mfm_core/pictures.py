@@ -39,6 +39,7 @@ BRIGHTER, DARKER = (230, 120, 0), (0, 125, 215)
 METHOD_NAMES = {
     "class_shift": "Class shift",
     "counterfactual": "Smallest change",
+    "located_change": "Located change",
     "latent_gradient": "Latent gradient",
     "grad_cam": "Grad-CAM",
     "integrated_gradients": "Integrated gradients",

@@ -101,6 +101,7 @@ class Sides:
         label: position of the target.
         rival: position of `versus`; None is all others.
         axis: `[L] float64`, z1 - z0.
+        origin: `[L] float64`, z0: the mean of those without the target.
         head: the linear judge of the names.
     """
 
@@ -108,6 +109,7 @@ class Sides:
     label: int
     rival: int | None
     axis: Array
+    origin: Array
     head: Head
 
     def score(self, logits: torch.Tensor) -> torch.Tensor:
@@ -200,7 +202,8 @@ def _class_sides(model: Autoencoder, atlas: Atlas, question: Question) -> Sides:
     bias = model.head.bias.detach().float().numpy().copy()
     rival = None if question.versus is None else names.index(question.versus)
     axis = atlas.class_axis(target, question.versus)
-    return Sides(names, names.index(target), rival, axis, Head(weight, bias))
+    origin = atlas.others_mean(target) if rival is None else atlas.means[rival].astype(np.float64)
+    return Sides(names, names.index(target), rival, axis, origin, Head(weight, bias))
 
 
 def _attribute_sides(atlas: Atlas, question: Question) -> Sides:
@@ -219,7 +222,7 @@ def _attribute_sides(atlas: Atlas, question: Question) -> Sides:
     values = atlas.ontology.attributes[name]
     others = [other for other in values if other != value]
     rival = question.versus or (others[0] if len(others) == 1 else f"another {name}")
-    return Sides((rival, value), 1, None, one - zero, head)
+    return Sides((rival, value), 1, None, one - zero, zero, head)
 
 
 def _cells(atlas: Atlas, question: Question) -> tuple[Array, Array]:
