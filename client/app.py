@@ -30,6 +30,7 @@ from client.pinned_model import check_graph, check_weights
 from client.private_round import Permit, count_units, permit_for, train_permitted
 from client.receipts import take_receipts
 from client.secret import secret_seed
+from client.secure_site import answer_keys, check_agreed, seal_for
 from client.site import ATLAS, FINAL, HEADS_FILE, Site, find_site_file, open_site
 from mfm_core.atlas import atlas_from, save_atlas
 from mfm_core.checkpoint import encoder_hash, flat_weights, save_model
@@ -59,6 +60,8 @@ from strategies.answers import (
 )
 from strategies.code_hash import code_hash
 from strategies.plan import (
+    KEYS,
+    MASKED,
     MESSAGE_TYPES,
     ROUNDED,
     UNPLANNED,
@@ -83,6 +86,7 @@ class Request:
     kind: Kind
     round: int
     payload: wire.Payload
+    about: str = ""
     permit: Permit | None = None
 
     @property
@@ -123,7 +127,7 @@ def serve(kind: Kind, message: Message, context: Context) -> Message:
         log = site.log
         take_receipts(site, message.content)
         request = pay(receive(site, kind, message))
-        reply = perform(kind, request)
+        reply = keys_reply(request) if kind in KEYS else perform(kind, request)
         return Message(release(request, reply), reply_to=message)
     except MfmError as error:
         log.error("%s %s: %s", kind, type(error).__name__, error)
@@ -149,6 +153,8 @@ def receive(site: Site, kind: Kind, message: Message) -> Request:
         asked = f"{kind} of round {number}" if kind in ROUNDED else kind
         raise UpdateRejected("plan", f"{asked} is no step of the agreed run; nothing was computed")
     check_arrays(site.config.limits, kind, shapes_of(site, kind))
+    about = str(dict(message.content.config_records.get(wire.HEADER, {})).get("about", ""))
+    check_agreed(site, kind, about)
     expected = wire.Expected(
         kind=kind,
         round=number,
@@ -156,14 +162,21 @@ def receive(site: Site, kind: Kind, message: Message) -> Request:
         code_hash=code_hash(),
         model=site.schema if request_has_model(kind) else None,
         total=request_schema(site.run, kind),
+        sealed=kind in ("secure_shares", "secure_unmask"),
         site="",
         max_bytes=site.config.limits.max_message_bytes,
     )
-    _, payload = wire.decode(message.content, expected)
+    header, payload = wire.decode(message.content, expected)
     if payload.model is not None:
         check_graph(site)
         check_weights(site, kind, payload.model)
-    return Request(site, kind, number, payload)
+    return Request(site, kind, number, payload, header.about)
+
+
+def keys_reply(request: Request) -> Reply:
+    """Return what a site says in an exchange of a secure sum's keys."""
+    found = answer_keys(request.site, request.kind, request.about, request.payload.sealed)
+    return Reply(0, found)
 
 
 def pay(request: Request) -> Request:
@@ -192,8 +205,10 @@ def release(request: Request, reply: Reply) -> RecordDict:
         site=site.config.name,
         num_images=reply.images,
     )
-    answer = answer_of(site.run, request.kind)
-    record = site.outbox.release(header, reply.payload, site.schema, answer)
+    answer, seal = answer_of(site.run, request.kind), None
+    if request.about and request.kind in MASKED:
+        seal = seal_for(site, Step(request.kind, request.round), answer, request.about)
+    record = site.outbox.release(header, reply.payload, site.schema, answer, seal)
     size = wire.record_bytes(record)
     site.log.info("%s round %d: %d bytes left", header.kind, header.round, size)
     return record

@@ -51,6 +51,12 @@ class LimitsConfig(Part):
     min_cell_count: int = Field(
         10, ge=1, description="Fewest patients of a released cell; smaller ones leave as zeros."
     )
+    require_secure_sum: bool = Field(
+        False, description="Refuse every exchange whose answer the server could read by itself."
+    )
+    min_secure_sites: int = Field(
+        3, ge=3, le=256, description="Fewest sites of a secure sum this site takes part in."
+    )
     manual: bool = Field(
         False, description="Hold every message until a person runs `mfm-client outbox approve`."
     )

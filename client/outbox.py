@@ -11,6 +11,7 @@ What crosses the hospital's boundary: exactly what the ledger lists.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from mfm_core.sums import Schema
 from strategies import chain, wire
 from strategies.answers import Answer
 
+Seal = Callable[[int, wire.Payload], wire.Payload]
+"""Puts an answer under its masks; takes the number of images and the plain arrays."""
+
 
 class Outbox:
     """The door of one site with its ledger."""
@@ -34,7 +38,12 @@ class Outbox:
         self.ledger, self.limits = ledger, limits
 
     def release(
-        self, header: wire.Header, payload: wire.Payload, model: Schema, answer: Answer
+        self,
+        header: wire.Header,
+        payload: wire.Payload,
+        model: Schema,
+        answer: Answer,
+        seal: Seal | None = None,
     ) -> RecordDict:
         """Return the record to send, after it has been checked and listed in the ledger.
 
@@ -43,13 +52,16 @@ class Outbox:
             payload: what is about to leave.
             model: schema of the weights.
             answer: what was agreed to leave in an exchange of this kind.
+            seal: puts the checked arrays under the masks of a secure sum; None sends them as
+                they are.
 
         Raises:
             OutboxRefusal: not on the list, not finite, too large, not approved by a person where
                 that is asked for, or the ledger cannot be written.
         """
         self._check(header, payload, model, answer)
-        record = wire.encode(header, payload, model)
+        leaving = payload if seal is None else seal(header.num_images, payload)
+        record = wire.encode(header, leaving, model)
         size = wire.record_bytes(record)
         if size > self.limits.max_message_bytes:
             limit = self.limits.max_message_bytes
@@ -62,6 +74,7 @@ class Outbox:
             "protection": answer.protection.to_dict(),
             "images": header.num_images,
             "arrays": _describe(payload),
+            "masked": seal is not None,
             "bytes": size,
             "sha256": sealed,
         }
@@ -79,6 +92,8 @@ class Outbox:
             raise OutboxRefusal(f"{header.kind} is not in limits.allowed_kinds")
         if (payload.model is not None) != answer.update:
             raise OutboxRefusal(f"{header.kind}: weights where none were agreed, or the reverse")
+        if bool(payload.sealed) != answer.sealed or payload.masked is not None:
+            raise OutboxRefusal(f"{header.kind}: keys or masked numbers where none were agreed")
         schema = payload.total.schema if payload.total is not None else None
         if schema != answer.total:
             raise OutboxRefusal(f"{header.kind}: the Sum has other names or shapes than agreed")
@@ -108,15 +123,22 @@ def _arrays(payload: wire.Payload) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {} if payload.total is None else dict(payload.total.arrays)
     if payload.model is not None:
         arrays[wire.MODEL] = payload.model
+    if payload.sealed:
+        arrays[wire.SEALED] = np.frombuffer(payload.sealed, dtype=np.uint8)
     return arrays
 
 
+def _norm(array: NDArray[Any]) -> float:
+    return float(np.linalg.norm(array.ravel().astype(np.float64)))
+
+
 def _describe(payload: wire.Payload) -> list[dict[str, Any]]:
-    """Return name, shape and L2 norm of every array."""
-    arrays: dict[str, Any] = {} if payload.total is None else dict(payload.total.arrays)
-    if payload.model is not None:
-        arrays[wire.MODEL] = payload.model.astype(np.float64)
+    """Return name, shape and L2 norm of every array; keys and shares have no norm to speak of."""
     return [
-        {"name": name, "shape": list(array.shape), "norm": float(np.linalg.norm(array.ravel()))}
-        for name, array in arrays.items()
+        {
+            "name": name,
+            "shape": list(array.shape),
+            "norm": 0.0 if name == wire.SEALED else _norm(array),
+        }
+        for name, array in _arrays(payload).items()
     ]

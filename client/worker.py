@@ -189,7 +189,7 @@ def _work(site_file: Path, head: dict[str, Any], payload: wire.Payload) -> list[
         if head["kind"] == COUNT:
             return pack({"units": count_units(site)}, wire.Payload())
         permit = None if head["permit"] is None else Permit(**head["permit"])
-        request = Request(site, head["kind"], head["round"], payload, permit)
+        request = Request(site, head["kind"], head["round"], payload, permit=permit)
         reply = do_work(request.kind, request)
     except MfmError as error:
         site.log.error("%s %s: %s", head["kind"], type(error).__name__, error)

@@ -87,7 +87,10 @@ def strategy_of(
     )  # fmt: skip
     hashes = (identity.config_hash, identity.code_hash)
     receipts = Receipts(hashes, signer_of(consortium.receipt_key), read_lines(folder.folder))
-    return PhasedStrategy(phases_of(run), identity, consortium.rules, folder, state, receipts)
+    secure = run.secure_sum if run.secure_sum.enabled else None
+    return PhasedStrategy(
+        phases_of(run), identity, consortium.rules, folder, state, receipts, secure
+    )
 
 
 def describe_failure(error: Exception) -> str:

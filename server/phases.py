@@ -173,6 +173,7 @@ class Training(Asking):
         own = {
             name: {part: noted[part] for part in ("loss", "val")}
             for name, noted in pooled.of_site.items()
+            if pooled.seen
         }
         return changed, {**facts, "of_site": own}
 
@@ -212,12 +213,17 @@ class LatentSums(Asking):
         counts = [round(float(count)) for count in pooled.total["class.count"]]
         facts = {
             "patients_per_class": dict(zip(self.run.ontology.classes, counts, strict=True)),
-            "suppressed_cells": {n: f["suppressed_cells"] for n, f in pooled.of_site.items()},
+            "suppressed_cells": {
+                name: noted["suppressed_cells"]
+                for name, noted in pooled.of_site.items()
+                if pooled.seen
+            },
         }
         cells = {
             f"{site}/{name}": np.array(noted["cells"][name])
             for site, noted in pooled.of_site.items()
             for name in CLASS_CELLS
+            if pooled.seen
         }
         sums = {**state.sums, LATENT: pooled.total, SITE_CELLS: Sum(cells)}
         return replace(state, sums=sums, facts={**state.facts, "latent_sums": facts}), facts
@@ -296,7 +302,8 @@ class Evaluation(Asking):
         """Return the state with the figures in its facts and the counts in its sums."""
         assert pooled.total is not None
         metrics = metrics_from(pooled.total, self.run.ontology.classes).to_dict()
-        per_site = {name: noted["metrics"] for name, noted in pooled.of_site.items()}
+        seen = pooled.of_site.items() if pooled.seen else ()
+        per_site = {name: noted["metrics"] for name, noted in seen}
         counts = {name: pooled.total[name] for name in ("confusion", "histogram", "ssim")}
         brief = {key: metrics[key]["value"] for key in ("macro_auc", "macro_ap", "ssim")}
         facts = {**state.facts, "evaluate": {"pooled": metrics, "per_site": per_site}}
@@ -379,7 +386,9 @@ class Audit(Asking):
         assert pooled.total is not None
         found = audit_figures(self.run, pooled.total)
         per_site = {
-            name: {key: noted[key] for key in found} for name, noted in pooled.of_site.items()
+            name: {key: noted[key] for key in found}
+            for name, noted in pooled.of_site.items()
+            if pooled.seen
         }
         if "mitigation" in state.facts:
             found = without_mitigated(found)

@@ -30,7 +30,7 @@ from mfm_core.patches import patch_moments
 from mfm_core.subgroups import empty_subgroup_sum
 from mfm_core.sums import Schema, Sum
 from strategies.config import RunConfig
-from strategies.plan import Kind, plan_of
+from strategies.plan import KEYS, Kind, plan_of
 from strategies.privacy import NO_LABEL, Label, label_of
 
 VALIDATION, LOSS, SUPPRESSED = "val.", "loss.", "suppressed"
@@ -45,11 +45,12 @@ CHOSEN = "chosen"
 
 @dataclass(frozen=True)
 class Answer:
-    """What a reply holds: a change of weights or not, the schema of its Sum or none, its label."""
+    """What a reply holds: a change of weights, the schema of its Sum, keys; and its label."""
 
     update: bool = False
     total: Schema | None = None
     protection: Label = NO_LABEL
+    sealed: bool = False
 
 
 def answer_of(run: RunConfig, kind: Kind) -> Answer:
@@ -60,6 +61,8 @@ def answer_of(run: RunConfig, kind: Kind) -> Answer:
     label = label_of(run, kind)
     if kind in ("atlas", "receipts"):
         return Answer(protection=label)
+    if kind in KEYS:
+        return Answer(protection=label, sealed=True)
     if kind == "train" and run.privacy.private:
         return Answer(True, None, label)
     if kind == "train":
@@ -237,7 +240,7 @@ def _empty_heads(run: RunConfig, names: Sequence[str]) -> Sum:
 
 def request_has_model(kind: Kind) -> bool:
     """Return whether the server's message of this kind holds the weights."""
-    return kind not in ("hello", "patch_moments", "audit", "receipts")
+    return kind not in ("hello", "patch_moments", "audit", "receipts", *KEYS)
 
 
 def _terms(run: RunConfig) -> tuple[str, ...]:

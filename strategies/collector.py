@@ -6,7 +6,7 @@ of sites. What crosses the hospital's boundary: nothing here; replies are record
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,13 +37,21 @@ class Pooled:
         images: images behind the replies.
         update: `[D] float64`, mean change of the weights by images; None when none was asked for.
         total: the merged Sum, or None.
-        of_site: what the phase noted of each site's own reply, by name.
+        of_site: what the phase noted of each site's own reply, by name; under a secure sum, where
+            nobody sees one, the images alone.
+        norm: root mean square of the sites' update norms, where a secure sum quantises; else 0.
     """
 
     images: int
     update: Array | None
     total: Sum | None
     of_site: Mapping[str, dict[str, Any]]
+    norm: float = 0.0
+
+    @property
+    def seen(self) -> bool:
+        """Return whether single replies were seen."""
+        return all(set(noted) > {"images"} for noted in self.of_site.values())
 
 
 @dataclass(frozen=True)
@@ -64,9 +72,9 @@ class Identity:
     limits: AggregationConfig
     admitted: tuple[str, ...] = ()
 
-    def compose(self, step: Step, payload: wire.Payload) -> RecordDict:
+    def compose(self, step: Step, payload: wire.Payload, about: str = "") -> RecordDict:
         """Return the server's message of one step."""
-        header = wire.Header(step.kind, step.round, self.config_hash, self.code_hash)
+        header = wire.Header(step.kind, step.round, self.config_hash, self.code_hash, about=about)
         return wire.encode(header, payload, self.schema)
 
     def expect(self, step: Step, answer: Answer, site: str | None) -> wire.Expected:
@@ -80,6 +88,7 @@ class Identity:
             code_hash=self.code_hash,
             model=self.schema if answer.update else None,
             total=answer.total,
+            sealed=answer.sealed,
             site=site,
             images=(int(answer.update), most),
             max_norm=self.limits.max_update_norm if answer.update else None,
@@ -136,6 +145,18 @@ def _require(holds: bool, text: str) -> None:
         raise UpdateRejected("counts", text)
 
 
+def check_name(identity: Identity, site: str, known: Collection[str]) -> None:
+    """Refuse a reply in a name that is not admitted, or that has replied already.
+
+    Raises:
+        UpdateRejected: "site".
+    """
+    if identity.admitted and site not in identity.admitted:
+        raise UpdateRejected("site", f"{site} is not admitted")
+    if site in known:
+        raise UpdateRejected("site", f"a second reply in the name of {site}")
+
+
 class Collector:
     """Checks replies and adds them exactly, in any order, in memory that no site adds to.
 
@@ -165,11 +186,7 @@ class Collector:
         """
         expected = self._identity.expect(self._step, self._answer, site.name or None)
         header, payload = wire.decode(record, expected)
-        admitted = self._identity.admitted
-        if admitted and header.site not in admitted:
-            raise UpdateRejected("site", f"{header.site} is not admitted")
-        if header.site in self._of_site:
-            raise UpdateRejected("site", f"a second reply in the name of {header.site}")
+        check_name(self._identity, header.site, self._of_site)
         if payload.total is not None:
             self._check(payload.total, header.num_images)
         parts = [np.array([float(header.num_images)])]

@@ -16,6 +16,7 @@ from mfm_core.errors import ConfigError
 from mfm_core.mitigation import TRAINED, MethodName, Recipe
 from strategies.gates import GatesConfig
 from strategies.privacy import PrivacyConfig, privacy_problems
+from strategies.secure_payload import SecureSumConfig
 
 MAX_LATENT = 2048
 """Most latent numbers L: the second moment a site releases is `[L, L] float64`, then 32 MiB."""
@@ -124,6 +125,7 @@ class RunConfig(Part):
     audit: AuditConfig = AuditConfig()
     gates: GatesConfig = GatesConfig()
     privacy: PrivacyConfig = PrivacyConfig()
+    secure_sum: SecureSumConfig = SecureSumConfig()
 
     @model_validator(mode="after")
     def _attribute_is_recorded(self) -> Self:

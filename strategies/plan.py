@@ -24,14 +24,25 @@ Kind = Literal[
     "atlas",
     "audit",
     "receipts",
+    "secure_keys",
+    "secure_shares",
+    "secure_unmask",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 ROUNDED: tuple[Kind, ...] = ("train", "mitigate")
 """Kinds that come in rounds, counted from 1."""
 
-UNPLANNED: tuple[Kind, ...] = ("hello", "receipts")
-"""Kinds outside the plan: hello begins every start, receipts end a run; neither changes it."""
+KEYS: tuple[Kind, ...] = ("secure_keys", "secure_shares", "secure_unmask")
+"""Exchanges of keys around those of a secure sum; only runs with one make them."""
+
+UNPLANNED: tuple[Kind, ...] = ("hello", "receipts", *KEYS)
+"""Kinds outside the plan: hello begins every start, receipts end a run, keys change no state."""
+
+MASKED: tuple[Kind, ...] = (
+    "patch_moments", "train", "latent_sums", "heads", "mitigate", "evaluate", "audit",
+)  # fmt: skip
+"""Kinds whose answers a secure sum masks: all that hold figures of patients but hello's counts."""
 
 MESSAGE_TYPES: dict[Kind, str] = {
     "hello": "query.hello",
@@ -44,6 +55,9 @@ MESSAGE_TYPES: dict[Kind, str] = {
     "atlas": "query.atlas",
     "audit": "query.audit",
     "receipts": "query.receipts",
+    "secure_keys": "query.secure_keys",
+    "secure_shares": "query.secure_shares",
+    "secure_unmask": "query.secure_unmask",
 }
 """Flower's message type of each kind."""
 

@@ -13,7 +13,7 @@ updates alone), and each other exchange that shows something of patients must st
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -106,6 +106,10 @@ def privacy_problems(run: RunConfig) -> list[str]:
     return problems
 
 
+OPEN_KINDS = ("hello", "atlas", "receipts", "secure_keys", "secure_shares", "secure_unmask")
+"""Exchanges that no secure sum masks: they hold no figure of patients but hello's counts."""
+
+
 @dataclass(frozen=True)
 class Label:
     """What protects patients in one exchange.
@@ -146,7 +150,16 @@ def label_of(run: RunConfig, kind: str, smallest: int | None = None) -> Label:
     """Return the label of an exchange of the agreed run; `smallest` is a site's own least cell.
 
     Epsilon is not in it: it follows from the number of a site's patients and stays in its ledger.
+    Masks of a secure sum hide a site among the others and change no level: the sum itself is read.
     """
+    found = _label_of(run, kind, smallest)
+    if not run.secure_sum.enabled or kind in OPEN_KINDS:
+        return found
+    bare = "" if found.mechanism == "none" else f"{found.mechanism}; "
+    return replace(found, mechanism=f"{bare}masked, the server reads the sum of all sites alone")
+
+
+def _label_of(run: RunConfig, kind: str, smallest: int | None) -> Label:
     private, few = run.privacy.private, f"below {smallest}" if smallest else "of too few"
     if kind == "train" and private:
         agreed = run.privacy
@@ -163,6 +176,6 @@ def label_of(run: RunConfig, kind: str, smallest: int | None = None) -> Label:
         return Label("heuristic", f"cells {few} patients leave as zeros")
     if kind == "patch_moments":
         return Label("heuristic", f"refused {few} patients")
-    if kind == "atlas" or (kind == "hello" and private):
+    if kind in OPEN_KINDS and (kind != "hello" or private):
         return Label("none", "none needed: no figure of patients leaves")
     return NO_LABEL

@@ -37,7 +37,7 @@ class SecureSumConfig(Part):
         "quantised", description="8 bits a number, rounded at random, or exact in 64."
     )
     first_norm: float = Field(
-        10.0, gt=0, description="quantised: longest update of the first round, L2; then adapted."
+        30.0, gt=0, description="quantised: longest update of the first round, L2; then adapted."
     )
     min_sites: int = Field(
         FEWEST_SITES, ge=FEWEST_SITES, le=256, description="Fewest sites of a sum that is read."

@@ -56,6 +56,11 @@ class Masked:
     update: Ring16
     total: Ring64
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Return P and S."""
+        return self.update.size, self.total.size
+
     def plus(self, other: Masked) -> Masked:
         """Return the sum in the ring."""
         return Masked(self.update + other.update, self.total + other.total)
@@ -236,13 +241,26 @@ def mask(keys: SiteKeys, roster: Roster, step: int, names: Sequence[str], plain:
         names: the participants, checked with `check_participants`.
         plain: the site's numbers in the ring.
     """
-    sizes = (plain.update.size, plain.total.size)
+    sizes = plain.sizes
     masked = plain.plus(_own_mask(keys.own_secret(step), sizes))
     for peer in names:
         if peer != keys.site:
             pair = _pair_mask(keys.pair_secret(step), keys.site, roster.of(peer), step, sizes)
             masked = masked.plus(pair) if keys.site < peer else masked.minus(pair)
     return masked
+
+
+def check_told(roster: Roster, site: str, told: Told, fewest: int = FEWEST_SITES) -> None:
+    """Return if a site may give shares for this exchange; asked before any of its keys is spent.
+
+    Raises:
+        UpdateRejected: "participants" or "survivors".
+    """
+    check_participants(roster, site, told.participants, fewest)
+    inside = set(told.survivors) <= set(told.participants)
+    enough = len(set(told.survivors)) >= max(fewest, roster.threshold)
+    if not (inside and enough and site in told.survivors):
+        raise UpdateRejected("survivors", "too few survivors, or not this exchange's participants")
 
 
 def reveal(
@@ -262,11 +280,7 @@ def reveal(
     Raises:
         UpdateRejected: "participants", "survivors" or "tampered".
     """
-    check_participants(roster, keys.site, told.participants, fewest)
-    inside = set(told.survivors) <= set(told.participants)
-    enough = len(set(told.survivors)) >= max(fewest, roster.threshold)
-    if not (inside and enough and keys.site in told.survivors):
-        raise UpdateRejected("survivors", "too few survivors, or not this exchange's participants")
+    check_told(roster, keys.site, told, fewest)
     shares = {}
     for name in told.participants:
         key, about = _seal_key(keys, roster, (name, keys.site), told.step)

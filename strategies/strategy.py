@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,11 +29,17 @@ from strategies import wire
 from strategies.aggregation import ServerState
 from strategies.answers import Answer
 from strategies.collector import Collector, Identity, Pooled
-from strategies.plan import MESSAGE_TYPES, Kind, Step
+from strategies.plan import KEYS, MASKED, MESSAGE_TYPES, Kind, Step
 from strategies.receipts import Receipts
 from strategies.rounds import Exchange, Request, RoundRules, Site, exchange, find_sites
+from strategies.secure_payload import SecureSumConfig
+from strategies.secure_replies import Gathering
+from strategies.secure_rounds import Content, SecureRounds
 
 log = logging.getLogger("flwr.mfm")
+
+NORM = "secure_norm"
+"""The fact that keeps a quantised secure sum going after a resume."""
 
 CLOSING_S = 60.0
 """Longest wait for answers to the last receipts; they have arrived by then, answered or not."""
@@ -101,6 +108,7 @@ class PhasedStrategy(Strategy):
         journal: where each finished phase is kept.
         state: where to begin.
         receipts: what the sites are owed from before; unsigned and none when left out.
+        secure: how single answers stay masked; None where the server sees them.
     """
 
     def __init__(
@@ -111,12 +119,18 @@ class PhasedStrategy(Strategy):
         journal: Journal,
         state: RunState,
         receipts: Receipts | None = None,
+        secure: SecureSumConfig | None = None,
     ) -> None:
         self.hello, self.phases = phases[0], tuple(phases[1:])
         self.identity, self.rules, self.journal, self.state = identity, rules, journal, state
         self.receipts = receipts or Receipts((identity.config_hash, identity.code_hash))
         self._names: dict[int, str] = {}
         self._collector: Collector | None = None
+        self._largest, self._secure = 1, None
+        if secure is not None:
+            plan = tuple(phase.step for phase in self.phases)
+            norm = state.facts.get(NORM)
+            self._secure = SecureRounds(secure, identity, plan, rules, norm)
 
     def start(
         self,
@@ -151,6 +165,8 @@ class PhasedStrategy(Strategy):
         """Return the state after one phase; its ledger line is written."""
         pooled, went = self._exchange(grid, phase)
         state, facts = phase.finish(self.state, pooled)
+        if pooled.norm > 0:
+            state = replace(state, facts={**state.facts, NORM: pooled.norm})
         line = _ledger_line(phase.step, went, pooled, facts)
         self.receipts.note({**line, "hash": self.journal.write(line)})
         where = f"{phase.step.kind} {phase.step.round or ''}".strip()
@@ -166,19 +182,23 @@ class PhasedStrategy(Strategy):
         collector = Collector(self.identity, step, Answer(), lambda total, images: {})
         try:
             sites = find_sites(grid, rules, self._names, 0)
-            went = exchange(grid, sites, self._request(step, wire.Payload()), collector.add, rules)
+            request = self._request(step, lambda name: wire.Payload())
+            went = exchange(grid, sites, request, collector.add, rules)
         except TooFewSites as error:
             log.warning("not every site has its last receipts: %s", error)
             return
         log.info("receipts: %s", ", ".join(f"{s} {o}" for s, o in went.outcomes.items()))
 
-    def _request(self, step: Step, payload: wire.Payload) -> Request:
-        """Return what is sent: one content for all, with each site's own receipts."""
-        content = self.identity.compose(step, payload)
+    def _request(self, step: Step, content: Content, about: str = "") -> Request:
+        """Return what is sent: a content, encoded once for all who share it, and own receipts."""
+        made: dict[int, RecordDict] = {}
 
         def compose(site: Site) -> RecordDict:
             name = self._names.get(site.node_id, site.name)
-            return self.receipts.attach(content, name)
+            payload = content(name)
+            if id(payload) not in made:
+                made[id(payload)] = self.identity.compose(step, payload, about)
+            return self.receipts.attach(made[id(payload)], name)
 
         return MESSAGE_TYPES[step.kind], compose, str(step.round)
 
@@ -251,28 +271,51 @@ class PhasedStrategy(Strategy):
         return Collector(self.identity, phase.step, phase.answer(self.state), phase.note)
 
     def _exchange(self, grid: Grid, phase: Phase) -> tuple[Pooled, Exchange]:
-        step, done, phases = phase.step, self.state.done, len(self.phases)
-        self.journal.report(step, done, phases, "waiting for sites")
-        sites = self._find(grid)
+        """Return what the replies of one phase add up to, and how it went."""
+        step, ask = phase.step, partial(self._ask, grid)
+        self.journal.report(step, self.state.done, len(self.phases), "waiting for sites")
+        sites, payload = self._find(grid), phase.request(self.state)
+        if self._secure is not None and step.kind in MASKED:
+            request = (payload, phase.answer(self.state), self._largest)
+            return self._secure.exchange(ask, step, sites, request)
         collector = self._collect(phase)
-        request = self._request(step, phase.request(self.state))
-        self.journal.report(step, done, phases, f"asked {len(sites)} sites")
+        went = ask(step, sites, lambda name: payload, collector, self.rules, "")
+        pooled = collector.result()
+        if step.kind == "hello":
+            self._largest = max(1, *(int(noted["images"]) for noted in pooled.of_site.values()))
+        return pooled, went
+
+    def _ask(
+        self,
+        grid: Grid,
+        step: Step,
+        sites: Sequence[Site],
+        content: Content,
+        gather: Gathering,
+        rules: RoundRules,
+        about: str,
+    ) -> Exchange:
+        """Return how one exchange went; a failed one and one of keys are in the ledger by then."""
+
+        def report(text: str) -> None:
+            self.journal.report(step, self.state.done, len(self.phases), text)
+
+        report(f"asked {len(sites)} sites")
         try:
             went = exchange(
-                grid,
-                sites,
-                request,
-                collector.add,
-                self.rules,
-                lambda text: self.journal.report(step, done, phases, text),
+                grid, sites, self._request(step, content, about), gather.add, rules, report
             )
         except TooFewSites as error:
-            self._names.update(collector.names)
+            self._names.update(gather.names)
             went, facts = self._with_names(error.went, sites), {"failed": error.code}
-            self.journal.write(_ledger_line(step, went, collector.result(), facts))
+            self.journal.write(_ledger_line(step, went, gather.result(), facts))
             raise
-        self._names.update(collector.names)
-        return collector.result(), self._with_names(went, sites)
+        self._names.update(gather.names)
+        went = self._with_names(went, sites)
+        if step.kind in KEYS:
+            line = _ledger_line(step, went, gather.result(), {})
+            self.receipts.note({**line, "hash": self.journal.write(line)})
+        return went
 
     def _with_names(self, went: Exchange, sites: Sequence[Site]) -> Exchange:
         """Return the exchange under the names learned in it, absent sites as offline."""

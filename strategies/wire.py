@@ -2,8 +2,10 @@
 
 A record holds one header and at most two arrays: the model as one flat `[D] float32` (weights on
 the way out, a site's change of them on the way back) and one `Sum` as a flat `[S] float64`, its
-names and shapes in the header. Flower's cost is per array, not per byte. Nothing is unpickled and
-nothing is allocated before its declared size has been compared with what is expected.
+names and shapes in the header. Under a secure sum the same two are masked integers, `[P] uint16`
+and `[S] uint64`, and the exchanges of its keys hold bytes. Flower's cost is per array, not per
+byte. Nothing is unpickled and nothing is allocated before its declared size has been compared with
+what is expected.
 
 What crosses the hospital's boundary: exactly these records.
 """
@@ -22,8 +24,9 @@ from numpy.typing import NDArray
 
 from mfm_core.errors import UpdateRejected
 from mfm_core.sums import Schema, Sum, schema_hash
+from strategies.secure_sum import Masked
 
-HEADER, ARRAYS, MODEL, TOTAL = "header", "arrays", "model", "sum"
+HEADER, ARRAYS, MODEL, TOTAL, SEALED = "header", "arrays", "model", "sum", "sealed"
 LONGEST_TEXT = 100_000
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LEDGER_HASH = re.compile(r"(?:[0-9a-f]{64})?")
@@ -50,6 +53,7 @@ class Header:
         payload_hash: SHA-256 of the arrays' bytes.
         sum_schema: JSON of the Sum's names and shapes; empty without one.
         ledger_hash: the line of the site's own ledger that lists this reply; empty from the server.
+        about: JSON that the server adds where an exchange belongs to a secure sum; else empty.
     """
 
     kind: str
@@ -62,14 +66,20 @@ class Header:
     payload_hash: str = ""
     sum_schema: str = ""
     ledger_hash: str = ""
+    about: str = ""
 
 
 @dataclass(frozen=True)
 class Payload:
-    """The arrays of a record: flat weights or their change `[D] float32`, and a Sum."""
+    """The arrays of a record: flat weights or their change `[D] float32`, and a Sum.
+
+    In their place, under a secure sum: both as `masked` integers, or the bytes of its keys.
+    """
 
     model: NDArray[np.float32] | None = None
     total: Sum | None = None
+    masked: Masked | None = None
+    sealed: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,8 @@ class Expected:
         kind, round, config_hash, code_hash: must be equal.
         model: schema of the weights, or None when no model may come.
         total: schema of the Sum, or None when no Sum may come.
+        masked: how many masked integers of 16 and 64 bits must come in place of both.
+        sealed: bytes of keys or shares must come, how many the receiver checks.
         site: the sender's known name; None when it introduces itself.
         images: smallest and largest number of images.
         max_norm: largest L2 norm of the model array; None does not ask.
@@ -92,6 +104,8 @@ class Expected:
     code_hash: str
     model: Schema | None = None
     total: Schema | None = None
+    masked: tuple[int, int] | None = None
+    sealed: bool = False
     site: str | None = None
     images: tuple[int, int] = (0, 0)
     max_norm: float | None = None
@@ -109,6 +123,11 @@ def contents_hash(model: Schema | None, total: Schema | None) -> str:
     return hashlib.sha256("/".join(parts).encode()).hexdigest()
 
 
+def masked_hash(sizes: tuple[int, int]) -> str:
+    """Return the hash of what a masked record's arrays are."""
+    return hashlib.sha256(f"masked {sizes[0]} {sizes[1]}".encode()).hexdigest()
+
+
 def encode(header: Header, payload: Payload, model: Schema | None = None) -> RecordDict:
     """Return the record of a header and its arrays; fills the hashes of schema and payload.
 
@@ -123,15 +142,25 @@ def encode(header: Header, payload: Payload, model: Schema | None = None) -> Rec
         arrays[MODEL] = Array(np.ascontiguousarray(payload.model, dtype=np.float32))
     if total is not None:
         arrays[TOTAL] = Array(total.flatten())
+    arrays |= _masked_arrays(payload.masked)
+    if payload.sealed:
+        arrays[SEALED] = Array(np.frombuffer(payload.sealed, dtype=np.uint8))
+    schemas = (model if payload.model is not None else None, total.schema if total else None)
+    masked = payload.masked
     filled = {
         **asdict(header),
-        "schema_hash": contents_hash(
-            model if MODEL in arrays else None, total.schema if total is not None else None
-        ),
+        "schema_hash": contents_hash(*schemas) if masked is None else masked_hash(masked.sizes),
         "payload_hash": payload_hash(arrays),
         "sum_schema": json.dumps(total.schema) if total is not None else "",
     }
     return RecordDict({HEADER: ConfigRecord(filled), ARRAYS: ArrayRecord(arrays)})
+
+
+def _masked_arrays(masked: Masked | None) -> dict[str, Array]:
+    if masked is None:
+        return {}
+    update = {MODEL: Array(masked.update)} if masked.update.size else {}
+    return {**update, TOTAL: Array(masked.total)}
 
 
 def payload_hash(arrays: dict[str, Array]) -> str:
@@ -170,6 +199,8 @@ def decode(record: RecordDict, expected: Expected) -> tuple[Header, Payload]:
     header, arrays = _open(record)
     _check_identity(header, expected)
     _check_declared(header, arrays, expected)
+    if expected.masked is not None:
+        return header, Payload(masked=_read_masked(arrays, expected.masked))
     model = total = None
     if expected.model is not None:
         model = _read(arrays[MODEL], np.dtype("<f4"), model_size(expected.model))
@@ -177,7 +208,22 @@ def decode(record: RecordDict, expected: Expected) -> tuple[Header, Payload]:
     if expected.total is not None:
         flat = _read(arrays[TOTAL], np.dtype("<f8"), model_size(expected.total))
         total = Sum.unflatten(expected.total, flat)
-    return header, Payload(model, total)
+    sealed = _read_bytes(arrays[SEALED]) if expected.sealed else b""
+    return header, Payload(model, total, sealed=sealed)
+
+
+def _read_masked(arrays: dict[str, Array], sizes: tuple[int, int]) -> Masked:
+    update = np.zeros(0, np.uint16)
+    if sizes[0]:
+        update = _read(arrays[MODEL], np.dtype("<u2"), sizes[0])
+    return Masked(update, _read(arrays[TOTAL], np.dtype("<u8"), sizes[1]))
+
+
+def _read_bytes(array: Array) -> bytes:
+    """Return the bytes of an array of any length."""
+    head = NPY_HEADER.match(array.data)
+    size = len(array.data) - (head.end() if head is not None else 0)
+    return _read(array, np.dtype("|u1"), size).tobytes()
 
 
 def _open(record: RecordDict) -> tuple[Header, dict[str, Array]]:
@@ -186,7 +232,7 @@ def _open(record: RecordDict) -> tuple[Header, dict[str, Array]]:
     config, arrays = record[HEADER], record[ARRAYS]
     if not isinstance(config, ConfigRecord) or not isinstance(arrays, ArrayRecord):
         raise UpdateRejected("record", "header or arrays are of another record type")
-    if not set(arrays) <= {MODEL, TOTAL}:
+    if not set(arrays) <= {MODEL, TOTAL, SEALED}:
         raise UpdateRejected("record", f"unknown arrays {sorted(arrays)}")
     wanted = {field.name: (int if field.type == "int" else str) for field in fields(Header)}
     if set(config) != set(wanted) or any(type(config[n]) is not t for n, t in wanted.items()):
@@ -222,17 +268,25 @@ def _check_identity(header: Header, expected: Expected) -> None:
 
 def _check_declared(header: Header, arrays: dict[str, Array], expected: Expected) -> None:
     """Compare names, schema and size with what is expected, before anything is decoded."""
-    wanted = {MODEL: expected.model, TOTAL: expected.total}
-    names = {name for name, schema in wanted.items() if schema is not None}
+    names = _names_of(expected)
     if set(arrays) != names:
         raise UpdateRejected("schema", f"expected arrays {sorted(names)}, found {sorted(arrays)}")
     size = sum(len(array.data) for array in arrays.values())
     if size > expected.max_bytes:
         raise UpdateRejected("size", f"expected at most {expected.max_bytes} bytes, found {size}")
-    if header.schema_hash != contents_hash(expected.model, expected.total):
+    schema = contents_hash(expected.model, expected.total)
+    if header.schema_hash != (masked_hash(expected.masked) if expected.masked else schema):
         raise UpdateRejected("schema", "names or shapes of the arrays differ from the agreed ones")
     if header.payload_hash != payload_hash(arrays):
         raise UpdateRejected("digest", "the arrays are not those that the header was made for")
+
+
+def _names_of(expected: Expected) -> set[str]:
+    """Return the arrays that a record must hold."""
+    if expected.masked is not None:
+        return {MODEL, TOTAL} if expected.masked[0] else {TOTAL}
+    wanted = {MODEL: expected.model, TOTAL: expected.total, SEALED: expected.sealed or None}
+    return {name for name, asked in wanted.items() if asked is not None}
 
 
 def _read(array: Array, dtype: np.dtype[Any], size: int) -> NDArray[Any]:

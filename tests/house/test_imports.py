@@ -52,6 +52,8 @@ ONLY_IN = {
             "receipts.py",
             "rounds.py",
             "secret_shares.py",
+            "secure_replies.py",
+            "secure_rounds.py",
             "strategy.py",
             "wire.py",
         ),
