@@ -6,6 +6,7 @@
 #   make slow     the tests that take minutes
 #   make docs     write the real --help texts into the READMEs
 #   make format   format and fix what can be fixed without thinking
+#   make bundle   everything to install without a network, in dist/bundle (ROLE=client or server)
 #   make clean    remove the environment and caches; runs/ stays
 
 SHELL := /bin/bash
@@ -14,6 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
+ROLE ?= client
 
 # One thread per process: two threads on a busy core are slower than one.
 export OMP_NUM_THREADS ?= 1
@@ -21,7 +23,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help demo consortium-demo test slow lint docs format clean setup
+.PHONY: help demo consortium-demo test slow lint docs format bundle clean setup
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -68,6 +70,9 @@ docs: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bundle: $(READY)
+	$(BIN)/python deploy/airgap/build.py --role $(ROLE)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -19,6 +19,8 @@ from pathlib import Path
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
+"""mount_setattr(2), Linux 5.12; the number is the same on every architecture."""
 
 PARTS = (
     "ends with its parent",
@@ -77,12 +79,34 @@ def _leave_network(libc: ctypes.CDLL) -> None:
         _call(libc.unshare, CLONE_NEWUSER | CLONE_NEWNET)
 
 
+def _made_read_only(libc: ctypes.CDLL, place: bytes) -> bool:
+    """Make a mount and all below it read-only, and tell whether this kernel could.
+
+    Their other flags stay. A remount would have to repeat nosuid, nodev and the like: who has no
+    rights over a file system, such as a share of the network, may not drop them.
+    """
+    attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY, 0, 0, 0)
+    number, size = ctypes.c_long(SYS_MOUNT_SETATTR), ctypes.c_size_t(ctypes.sizeof(attributes))
+    libc.syscall.restype = ctypes.c_long
+    return libc.syscall(number, AT_FDCWD, place, AT_RECURSIVE, attributes, size) == 0
+
+
+def _refuse_mounts_below(place: bytes) -> None:
+    """Raise OSError when a file system is mounted below a folder."""
+    with Path("/proc/self/mountinfo").open("rb") as lines:
+        if any(line.split()[4].startswith(place.rstrip(b"/") + b"/") for line in lines):
+            raise OSError("a file system is mounted below the images")
+
+
 def _protect(libc: ctypes.CDLL, data: Path) -> None:
     """Mount the images read-only over themselves, in a mount namespace of our own."""
     _call(libc.unshare, CLONE_NEWNS)
     place = os.fsencode(data.resolve())
     _call(libc.mount, b"none", b"/", None, MS_REC | MS_PRIVATE, None)
     _call(libc.mount, place, place, None, MS_BIND | MS_REC, None)
+    if _made_read_only(libc, place):
+        return
+    _refuse_mounts_below(place)  # an older kernel, whose remount would leave them writable
     _call(libc.mount, b"none", place, None, MS_BIND | MS_REMOUNT | MS_RDONLY, None)
 
 

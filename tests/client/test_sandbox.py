@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,3 +66,45 @@ def test_memory_parent_and_privileges_hold_on_every_kernel(seen: dict[str, Any])
 
 def test_the_images_can_be_read_and_the_state_written(seen: dict[str, Any]) -> None:
     assert seen["read"] == "pixels" and seen["elsewhere"] == "allowed"
+
+
+MOUNTED = """
+set -e
+mount -t tmpfs -o nosuid,nodev,mode=777 share "$1"
+mkdir "$1/below"
+mount -t tmpfs -o mode=777 archive "$1/below"
+echo pixels > "$1/image"
+exec unshare --user --map-user=1000 --map-group=1000 "$2" -c "$3" "$1"
+"""
+
+BELOW = """
+import json, sys
+from pathlib import Path
+from client.sandbox import confine
+data = Path(sys.argv[1])
+done = confine(data, None)
+def tried(path):
+    try:
+        path.write_text("x")
+    except OSError as error:
+        return error.strerror
+    return "allowed"
+seen = {"top": tried(data / "new"), "below": tried(data / "below" / "new")}
+print(json.dumps({"done": done, **seen, "read": (data / "image").read_text()}))
+"""
+
+
+def test_images_on_a_share_with_another_below_are_read_only_for_an_ordinary_user(
+    tmp_path: Path,
+) -> None:
+    """A share of the network is mounted nosuid and nodev, which its user may not take away."""
+    outer = ["unshare", "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*outer, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this kernel lets nobody make user and mount namespaces")
+    words = ["bash", "-c", MOUNTED, "bash", str(tmp_path), sys.executable, BELOW]
+    done = subprocess.run([*outer, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["done"]["images read-only"] and seen["done"]["no network"]
+    assert seen["read"] == "pixels\n"
+    assert seen["top"] == seen["below"] == "Read-only file system"
