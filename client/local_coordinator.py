@@ -27,6 +27,7 @@ from strategies.answers import (
     heads_sum,
     joined,
     mitigated_methods,
+    request_has_model,
     trained_methods,
 )
 from strategies.config import RunConfig
@@ -50,7 +51,7 @@ class LocalCoordinator:
         Raises:
             DataError: an earlier answer is missing, or too few patients for what is needed.
         """
-        if kind in ("hello", "patch_moments", "audit", "receipts"):
+        if not request_has_model(kind):
             return Payload()
         if kind == "heads":
             self._candidates = (self._own_head(), *fit_heads(self._atlas()))

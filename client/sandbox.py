@@ -88,7 +88,7 @@ def _made_read_only(libc: ctypes.CDLL, place: bytes) -> bool:
     attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY, 0, 0, 0)
     number, size = ctypes.c_long(SYS_MOUNT_SETATTR), ctypes.c_size_t(ctypes.sizeof(attributes))
     libc.syscall.restype = ctypes.c_long
-    return libc.syscall(number, AT_FDCWD, place, AT_RECURSIVE, attributes, size) == 0
+    return bool(libc.syscall(number, AT_FDCWD, place, AT_RECURSIVE, attributes, size) == 0)
 
 
 def _refuse_mounts_below(place: bytes) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mfm_core.errors import UpdateRejected
-from mfm_core.whole_file import write_whole
+from mfm_core.whole_file import sync_folder, write_whole
 from strategies.secure_sum import KEY_BYTES, SiteKeys, Told
 
 FILE = "secure_sum.json"
@@ -145,6 +145,7 @@ def _write(state: Path, session: Session) -> None:
         "revealed": {str(step): list(names) for step, names in session.revealed.items()},
     }
     write_whole(state / FILE, json.dumps(content).encode(), mode=0o600)
+    sync_folder(state)  # a key that was spent must not come back with the power
 
 
 @contextmanager

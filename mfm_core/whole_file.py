@@ -30,7 +30,6 @@ def write_whole(path: Path, content: bytes, mode: int = 0o666) -> Path:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-        _sync_folder(path.parent)
     except OSError as error:
         error.filename, error.filename2 = str(path), None  # a full disk names no file
         raise
@@ -39,8 +38,8 @@ def write_whole(path: Path, content: bytes, mode: int = 0o666) -> Path:
     return path
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut."""
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder last through a power cut; raise OSError where that fails."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

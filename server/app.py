@@ -82,15 +82,13 @@ def strategy_of(
 ) -> PhasedStrategy:
     """Return the engine of a run, ready to go on from `state`."""
     schema = weight_schema(new_model(run))
+    secure = run.secure_sum if run.secure_sum.enabled else None
     identity = Identity(
-        canonical_hash(run), code_hash(), schema, run.aggregation, consortium.sites
-    )  # fmt: skip
+        canonical_hash(run), code_hash(), schema, run.aggregation, consortium.sites, secure
+    )
     hashes = (identity.config_hash, identity.code_hash)
     receipts = Receipts(hashes, signer_of(consortium.receipt_key), read_lines(folder.folder))
-    secure = run.secure_sum if run.secure_sum.enabled else None
-    return PhasedStrategy(
-        phases_of(run), identity, consortium.rules, folder, state, receipts, secure
-    )
+    return PhasedStrategy(phases_of(run), identity, consortium.rules, folder, state, receipts)
 
 
 def describe_failure(error: Exception) -> str:

@@ -172,8 +172,7 @@ class Training(Asking):
         facts = _training_facts(self.run, pooled.total, pooled.images)
         own = {
             name: {part: noted[part] for part in ("loss", "val")}
-            for name, noted in pooled.of_site.items()
-            if pooled.seen
+            for name, noted in pooled.seen.items()
         }
         return changed, {**facts, "of_site": own}
 
@@ -213,17 +212,12 @@ class LatentSums(Asking):
         counts = [round(float(count)) for count in pooled.total["class.count"]]
         facts = {
             "patients_per_class": dict(zip(self.run.ontology.classes, counts, strict=True)),
-            "suppressed_cells": {
-                name: noted["suppressed_cells"]
-                for name, noted in pooled.of_site.items()
-                if pooled.seen
-            },
+            "suppressed_cells": {n: f["suppressed_cells"] for n, f in pooled.seen.items()},
         }
         cells = {
             f"{site}/{name}": np.array(noted["cells"][name])
-            for site, noted in pooled.of_site.items()
+            for site, noted in pooled.seen.items()
             for name in CLASS_CELLS
-            if pooled.seen
         }
         sums = {**state.sums, LATENT: pooled.total, SITE_CELLS: Sum(cells)}
         return replace(state, sums=sums, facts={**state.facts, "latent_sums": facts}), facts
@@ -302,8 +296,7 @@ class Evaluation(Asking):
         """Return the state with the figures in its facts and the counts in its sums."""
         assert pooled.total is not None
         metrics = metrics_from(pooled.total, self.run.ontology.classes).to_dict()
-        seen = pooled.of_site.items() if pooled.seen else ()
-        per_site = {name: noted["metrics"] for name, noted in seen}
+        per_site = {name: noted["metrics"] for name, noted in pooled.seen.items()}
         counts = {name: pooled.total[name] for name in ("confusion", "histogram", "ssim")}
         brief = {key: metrics[key]["value"] for key in ("macro_auc", "macro_ap", "ssim")}
         facts = {**state.facts, "evaluate": {"pooled": metrics, "per_site": per_site}}
@@ -385,11 +378,7 @@ class Audit(Asking):
         """Return the state with the figures of all sites and of each."""
         assert pooled.total is not None
         found = audit_figures(self.run, pooled.total)
-        per_site = {
-            name: {key: noted[key] for key in found}
-            for name, noted in pooled.of_site.items()
-            if pooled.seen
-        }
+        per_site = {name: {key: noted[key] for key in found} for name, noted in pooled.seen.items()}
         if "mitigation" in state.facts:
             found = without_mitigated(found)
             per_site = {name: without_mitigated(own) for name, own in per_site.items()}

@@ -100,6 +100,14 @@ LIMITS = f"""\
   # max_update_norm: 10       # a larger change of the weights does not leave
   max_message_mib: 64
   min_cell_count: 10          # fewest patients of a released cell; smaller ones leave as zeros
+  require_secure_sum: false   # true: refuse answers that the server could read by themselves
+  min_secure_sites: 3         # fewest sites of a secure sum
+  max_epsilon: 8.0            # of all private training here, over every run
+  delta: 1.0e-6               # delta at which max_epsilon holds
+  min_noise_multiplier: 0.0   # above 0: runs without DP-SGD, or with less noise, are refused
+  privacy_unit: patient       # or image: whom a private run must hide
+  weight_margin: 20.0         # how many times weights may exceed those of usual models
+  # graph: "{"2" * 64}"   # the only architecture accepted; left out: any that this code builds
   manual: false               # true: hold every message until `mfm-client outbox approve`
   manual_minutes: 720         # longest wait for that person; then it is refused
   # hours: "18:00-06:00"      # when this site works, local time; left out: always

@@ -22,6 +22,7 @@ from strategies.config import AggregationConfig
 from strategies.plan import Kind, Step
 from strategies.privacy import PRIVATE_WEIGHT
 from strategies.rounds import Site
+from strategies.secure_payload import SecureSumConfig
 
 ROUNDING = 1e-6
 COUNTED = ("confusion", "histogram", "replicate.confusion", "replicate.histogram", "correct",
@@ -49,9 +50,9 @@ class Pooled:
     norm: float = 0.0
 
     @property
-    def seen(self) -> bool:
-        """Return whether single replies were seen."""
-        return all(set(noted) > {"images"} for noted in self.of_site.values())
+    def seen(self) -> Mapping[str, dict[str, Any]]:
+        """Return what was noted of single replies, by name; nothing where none could be seen."""
+        return {name: noted for name, noted in self.of_site.items() if set(noted) - {"images"}}
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Identity:
         schema: names and shapes of the weights.
         limits: largest weight and norm of a site.
         admitted: names that a site may introduce itself with; empty admits any (simulation).
+        secure: how single answers stay masked; None where the server sees them.
     """
 
     config_hash: str
@@ -71,6 +73,7 @@ class Identity:
     schema: Schema
     limits: AggregationConfig
     admitted: tuple[str, ...] = ()
+    secure: SecureSumConfig | None = None
 
     def compose(self, step: Step, payload: wire.Payload, about: str = "") -> RecordDict:
         """Return the server's message of one step."""

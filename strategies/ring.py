@@ -11,6 +11,7 @@ What crosses the hospital's boundary: nothing here; masked numbers leave through
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,32 @@ Ring16 = NDArray[np.uint16]
 
 MOST_SITES = 256
 """Sites of one secure sum: 256 numbers of 8 bits with a sign fit into 16 bits."""
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Numbers in a ring: of one site under its masks, or the sum of several.
+
+    Attributes:
+        update: `[P] uint16`, a quantised change of the weights; `[0]` without one.
+        total: `[S] uint64`, the fixed point of a flat Sum.
+    """
+
+    update: Ring16
+    total: Ring64
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Return P and S."""
+        return self.update.size, self.total.size
+
+    def plus(self, other: Masked) -> Masked:
+        """Return the sum in the ring."""
+        return Masked(self.update + other.update, self.total + other.total)
+
+    def minus(self, other: Masked) -> Masked:
+        """Return the difference in the ring."""
+        return Masked(self.update - other.update, self.total - other.total)
 
 
 def to_ring(values: Array) -> Ring64:

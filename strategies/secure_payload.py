@@ -19,8 +19,8 @@ from pydantic import Field
 from mfm_core.config import Part
 from mfm_core.sums import Array, Schema, Sum
 from strategies.quantise import Grain, dequantise, quantise
-from strategies.ring import from_ring, to_ring
-from strategies.secure_sum import FEWEST_SITES, Masked
+from strategies.ring import Masked, from_ring, to_ring
+from strategies.secure_sum import FEWEST_SITES
 from strategies.wire import Payload, model_size
 
 HEADROOM = 2.0

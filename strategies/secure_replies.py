@@ -18,9 +18,9 @@ from strategies import wire
 from strategies.answers import Answer
 from strategies.collector import Identity, Pooled, check_name
 from strategies.plan import Step
+from strategies.ring import Masked
 from strategies.rounds import Site
 from strategies.secure_payload import Form
-from strategies.secure_sum import Masked
 
 
 class Gathering(Protocol):

@@ -29,6 +29,7 @@ from strategies.checks import check_audit, check_heads
 from strategies.collector import Identity, Pooled, check_counts
 from strategies.plan import Step
 from strategies.quantise import Grain
+from strategies.ring import Masked
 from strategies.rounds import Exchange, RoundRules, Site
 from strategies.secret_shares import SHARE_BYTES
 from strategies.secure_layout import (
@@ -48,7 +49,7 @@ from strategies.secure_payload import (
     from_integers,
 )
 from strategies.secure_replies import Gathering, Keys, MaskedSum
-from strategies.secure_sum import Masked, Roster, Told, masks_left
+from strategies.secure_sum import Roster, Told, masks_left
 from strategies.wire import model_size
 
 WINDOW = 50
@@ -114,6 +115,14 @@ Content = Callable[[str], wire.Payload]
 """What a site is sent, by its name."""
 
 
+@dataclass(frozen=True)
+class Sent:
+    """What all sites are sent in one exchange: a content each, and words of the secure sum."""
+
+    content: Content
+    about: str = ""
+
+
 class Ask(Protocol):
     """One exchange with its ledger line; raises TooFewSites after writing it."""
 
@@ -121,10 +130,9 @@ class Ask(Protocol):
         self,
         step: Step,
         sites: Sequence[Site],
-        content: Content,
+        sent: Sent,
         gather: Gathering,
         rules: RoundRules,
-        about: str,
     ) -> Exchange:
         """Return how it went; the line of a secure sum's own exchange is not written yet."""
 
@@ -196,7 +204,7 @@ class SecureRounds:
             self._identity, Step("secure_keys"), lambda site, got: unpack_advert(site, steps, got)
         )
         about = {"session": name, "first": first}
-        ask(Step("secure_keys"), sites, _all(wire.Payload()), keys, rules, pack_about(about))
+        ask(Step("secure_keys"), sites, Sent(_all(wire.Payload()), pack_about(about)), keys, rules)
         roster = Roster(name, tuple(keys.found.values()))
         size = len(roster.names) * steps * SEALED_BYTES
         shares = Keys(self._identity, Step("secure_shares"), lambda site, got: _of_size(got, size))
@@ -204,7 +212,7 @@ class SecureRounds:
         about = {**about, "names": roster.names}
         there = tuple(site for site in sites if site.name in roster.names)
         rules = rules.model_copy(update={"quorum": max(roster.threshold, self._fewest)})
-        ask(Step("secure_shares"), there, content, shares, rules, pack_about(about))
+        ask(Step("secure_shares"), there, Sent(content, pack_about(about)), shares, rules)
         return Session(name, first, roster, shares.found)
 
     def _sum(
@@ -231,7 +239,7 @@ class SecureRounds:
         }  # fmt: skip
         masked = MaskedSum(self._identity, step, answer, (form, names))
         rules = self._rules.model_copy(update={"attempts": 1, "quorum": fewest})
-        went = ask(step, there, _all(payload), masked, rules, pack_about(about))
+        went = ask(step, there, Sent(_all(payload), pack_about(about)), masked, rules)
         told = Told(self._plan.index(step) - session.first, names, tuple(sorted(masked.of_site)))
         left, liars = self._unmask(ask, session, (told, there), form)
         opened = from_integers(form, masked.total.minus(left))
@@ -274,9 +282,8 @@ class SecureRounds:
         there = tuple(site for site in sites if site.name in told.survivors)
         update = {"quorum": session.roster.threshold}
         rules = self._rules.model_copy(update=update)
-        ask(
-            Step("secure_unmask"), there, inboxes.__getitem__, gather, rules, pack_about(about)
-        )  # fmt: skip
+        sent = Sent(inboxes.__getitem__, pack_about(about))
+        ask(Step("secure_unmask"), there, sent, gather, rules)
         return masks_left(session.roster, told, gather.found, form.sizes)
 
     def _check(self, step: Step, opened: Opened, sites: Sequence[str]) -> None:

@@ -36,38 +36,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from mfm_core.errors import UpdateRejected
-from strategies.ring import MOST_SITES, Ring16, Ring64, stream
+from strategies.ring import MOST_SITES, Masked, stream
 from strategies.secret_shares import SHARE_BYTES, join_shares, seal, split_secret, unseal
 
 KEY_BYTES = 32
 FEWEST_SITES = 3
 """Of two sites each could subtract its own numbers and read the other's."""
-
-
-@dataclass(frozen=True)
-class Masked:
-    """Numbers in a ring: of one site under its masks, or the sum of several.
-
-    Attributes:
-        update: `[P] uint16`, a quantised change of the weights; `[0]` without one.
-        total: `[S] uint64`, the fixed point of a flat Sum.
-    """
-
-    update: Ring16
-    total: Ring64
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Return P and S."""
-        return self.update.size, self.total.size
-
-    def plus(self, other: Masked) -> Masked:
-        """Return the sum in the ring."""
-        return Masked(self.update + other.update, self.total + other.total)
-
-    def minus(self, other: Masked) -> Masked:
-        """Return the difference in the ring."""
-        return Masked(self.update - other.update, self.total - other.total)
 
 
 @dataclass(frozen=True)

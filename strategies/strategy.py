@@ -32,9 +32,8 @@ from strategies.collector import Collector, Identity, Pooled
 from strategies.plan import KEYS, MASKED, MESSAGE_TYPES, Kind, Step
 from strategies.receipts import Receipts
 from strategies.rounds import Exchange, Request, RoundRules, Site, exchange, find_sites
-from strategies.secure_payload import SecureSumConfig
 from strategies.secure_replies import Gathering
-from strategies.secure_rounds import Content, SecureRounds
+from strategies.secure_rounds import SecureRounds, Sent
 
 log = logging.getLogger("flwr.mfm")
 
@@ -108,7 +107,6 @@ class PhasedStrategy(Strategy):
         journal: where each finished phase is kept.
         state: where to begin.
         receipts: what the sites are owed from before; unsigned and none when left out.
-        secure: how single answers stay masked; None where the server sees them.
     """
 
     def __init__(
@@ -119,7 +117,6 @@ class PhasedStrategy(Strategy):
         journal: Journal,
         state: RunState,
         receipts: Receipts | None = None,
-        secure: SecureSumConfig | None = None,
     ) -> None:
         self.hello, self.phases = phases[0], tuple(phases[1:])
         self.identity, self.rules, self.journal, self.state = identity, rules, journal, state
@@ -127,10 +124,10 @@ class PhasedStrategy(Strategy):
         self._names: dict[int, str] = {}
         self._collector: Collector | None = None
         self._largest, self._secure = 1, None
-        if secure is not None:
+        if identity.secure is not None:
             plan = tuple(phase.step for phase in self.phases)
             norm = state.facts.get(NORM)
-            self._secure = SecureRounds(secure, identity, plan, rules, norm)
+            self._secure = SecureRounds(identity.secure, identity, plan, rules, norm)
 
     def start(
         self,
@@ -182,22 +179,22 @@ class PhasedStrategy(Strategy):
         collector = Collector(self.identity, step, Answer(), lambda total, images: {})
         try:
             sites = find_sites(grid, rules, self._names, 0)
-            request = self._request(step, lambda name: wire.Payload())
+            request = self._request(step, Sent(lambda name: wire.Payload()))
             went = exchange(grid, sites, request, collector.add, rules)
         except TooFewSites as error:
             log.warning("not every site has its last receipts: %s", error)
             return
         log.info("receipts: %s", ", ".join(f"{s} {o}" for s, o in went.outcomes.items()))
 
-    def _request(self, step: Step, content: Content, about: str = "") -> Request:
+    def _request(self, step: Step, sent: Sent) -> Request:
         """Return what is sent: a content, encoded once for all who share it, and own receipts."""
         made: dict[int, RecordDict] = {}
 
         def compose(site: Site) -> RecordDict:
             name = self._names.get(site.node_id, site.name)
-            payload = content(name)
+            payload = sent.content(name)
             if id(payload) not in made:
-                made[id(payload)] = self.identity.compose(step, payload, about)
+                made[id(payload)] = self.identity.compose(step, payload, sent.about)
             return self.receipts.attach(made[id(payload)], name)
 
         return MESSAGE_TYPES[step.kind], compose, str(step.round)
@@ -279,7 +276,7 @@ class PhasedStrategy(Strategy):
             request = (payload, phase.answer(self.state), self._largest)
             return self._secure.exchange(ask, step, sites, request)
         collector = self._collect(phase)
-        went = ask(step, sites, lambda name: payload, collector, self.rules, "")
+        went = ask(step, sites, Sent(lambda name: payload), collector, self.rules)
         pooled = collector.result()
         if step.kind == "hello":
             self._largest = max(1, *(int(noted["images"]) for noted in pooled.of_site.values()))
@@ -290,10 +287,9 @@ class PhasedStrategy(Strategy):
         grid: Grid,
         step: Step,
         sites: Sequence[Site],
-        content: Content,
+        sent: Sent,
         gather: Gathering,
         rules: RoundRules,
-        about: str,
     ) -> Exchange:
         """Return how one exchange went; a failed one and one of keys are in the ledger by then."""
 
@@ -302,9 +298,7 @@ class PhasedStrategy(Strategy):
 
         report(f"asked {len(sites)} sites")
         try:
-            went = exchange(
-                grid, sites, self._request(step, content, about), gather.add, rules, report
-            )
+            went = exchange(grid, sites, self._request(step, sent), gather.add, rules, report)
         except TooFewSites as error:
             self._names.update(gather.names)
             went, facts = self._with_names(error.went, sites), {"failed": error.code}

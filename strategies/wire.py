@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from mfm_core.errors import UpdateRejected
 from mfm_core.sums import Schema, Sum, schema_hash
-from strategies.secure_sum import Masked
+from strategies.ring import Masked
 
 HEADER, ARRAYS, MODEL, TOTAL, SEALED = "header", "arrays", "model", "sum", "sealed"
 LONGEST_TEXT = 100_000
@@ -90,12 +90,12 @@ class Expected:
         kind, round, config_hash, code_hash: must be equal.
         model: schema of the weights, or None when no model may come.
         total: schema of the Sum, or None when no Sum may come.
-        masked: how many masked integers of 16 and 64 bits must come in place of both.
-        sealed: bytes of keys or shares must come, how many the receiver checks.
         site: the sender's known name; None when it introduces itself.
         images: smallest and largest number of images.
         max_norm: largest L2 norm of the model array; None does not ask.
         max_bytes: largest size of the arrays together.
+        masked: how many masked integers of 16 and 64 bits must come in place of both.
+        sealed: bytes of keys or shares must come, how many the receiver checks.
     """
 
     kind: str
@@ -104,12 +104,12 @@ class Expected:
     code_hash: str
     model: Schema | None = None
     total: Schema | None = None
-    masked: tuple[int, int] | None = None
-    sealed: bool = False
     site: str | None = None
     images: tuple[int, int] = (0, 0)
     max_norm: float | None = None
     max_bytes: int = 256 * 2**20
+    masked: tuple[int, int] | None = None
+    sealed: bool = False
 
 
 def model_size(schema: Schema) -> int:

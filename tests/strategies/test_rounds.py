@@ -152,7 +152,9 @@ def test_a_node_that_is_started_again_is_waited_for_before_it_is_asked_again() -
     grid.nodes[1] = grid.answer_one
     settings = rules(sites=["a", "b"], node_wait_s=20.0)
     sites = find_sites(grid, settings, {}, wait_for=2)
-    went = exchange(grid, sites, ("query.hello", content(), "0"), lambda *_: None, settings)
+    went = exchange(
+        grid, sites, ("query.hello", lambda site: content(), "0"), lambda *_: None, settings
+    )
     assert dict(went.outcomes) == {"a": "ok", "b": "ok"} and went.attempts == 2
 
 

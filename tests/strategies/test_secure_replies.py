@@ -13,10 +13,10 @@ from strategies.answers import Answer
 from strategies.collector import Identity
 from strategies.config import AggregationConfig
 from strategies.plan import Step
+from strategies.ring import Masked
 from strategies.rounds import Site
 from strategies.secure_payload import Form
 from strategies.secure_replies import Keys, MaskedSum
-from strategies.secure_sum import Masked
 
 SCHEMA = (("w", (3,)),)
 IDENTITY = Identity("c" * 64, "d" * 64, SCHEMA, AggregationConfig(), ("north", "south"))
@@ -49,7 +49,7 @@ def test_masked_answers_add_in_the_ring():
     assert found.total.total.tolist() == [4, 2, 4]
     assert found.names == {1: "north", 2: "south"}
     assert found.result().images == 8
-    assert not found.result().seen
+    assert found.result().seen == {}
 
 
 def test_second_names_strangers_and_other_forms_are_refused():

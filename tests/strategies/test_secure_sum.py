@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from mfm_core.errors import UpdateRejected
-from strategies.ring import from_ring, to_ring
+from strategies.ring import Masked, from_ring, to_ring
 from strategies.secure_sum import (
     Advert,
-    Masked,
     Roster,
     SiteKeys,
     Told,
