@@ -36,7 +36,7 @@ from mfm_core.atlas import atlas_from, save_atlas
 from mfm_core.checkpoint import encoder_hash, flat_weights, save_model
 from mfm_core.dataset import SPLITS
 from mfm_core.erasure import why_not_comparable
-from mfm_core.errors import BoundaryError, MfmError, UpdateRejected
+from mfm_core.errors import BoundaryError, MfmError, UpdateRejected, unforeseen_word
 from mfm_core.evaluation import metric_sum
 from mfm_core.head import candidate_sum
 from mfm_core.head_files import heads_from_sum, save_heads
@@ -134,9 +134,9 @@ def serve(kind: Kind, message: Message, context: Context) -> Message:
         word = error.reason if isinstance(error, UpdateRejected) else error.code
         said_no = isinstance(error, BoundaryError | UpdateRejected)
         return Message(Error(REFUSED if said_no else FAILED, word), reply_to=message)
-    except Exception:
+    except Exception as error:
         log.exception("%s: unexpected", kind)
-        return Message(Error(FAILED, "internal"), reply_to=message)
+        return Message(Error(FAILED, unforeseen_word(error)), reply_to=message)
 
 
 def receive(site: Site, kind: Kind, message: Message) -> Request:

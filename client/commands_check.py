@@ -7,6 +7,7 @@ What crosses the hospital's boundary: with a network, what `client.doctor` says;
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -54,7 +55,9 @@ def check(  # a command's arguments are its options
     from client.doctor_words import lines_of, summary_of
     from client.finding import worst
     from client.folder import open_folder
+    from client.node import proxy_exemptions
 
+    os.environ.update(proxy_exemptions(os.environ))  # as `start` will go
     findings = []
     for finding in examine(open_folder(folder), part or PART_NAMES, offline=offline):
         findings.append(finding)

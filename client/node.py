@@ -192,19 +192,23 @@ def programs(
 
 def node_environment(folder: Folder, around: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of the node's programs: no telemetry, no proxy for loopback."""
-    given = around.get("NO_PROXY") or around.get("no_proxy") or ""
-    exempt = ",".join(dict.fromkeys([*filter(None, given.split(",")), *LOOPBACK.split(",")]))
     own = Path(sys.executable).parent
     return {
         **around,
+        **proxy_exemptions(around),
         "FLWR_HOME": str(folder.node / "home"),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "NO_PROXY": exempt,
-        "no_proxy": exempt,
         "PATH": f"{own}{os.pathsep}{around.get('PATH', os.defpath)}",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def proxy_exemptions(around: Mapping[str, str]) -> dict[str, str]:
+    """Return NO_PROXY with loopback in it, under both its names."""
+    given = around.get("NO_PROXY") or around.get("no_proxy") or ""
+    exempt = ",".join(dict.fromkeys([*filter(None, given.split(",")), *LOOPBACK.split(",")]))
+    return {"NO_PROXY": exempt, "no_proxy": exempt}
 
 
 def program_path(name: str) -> str:

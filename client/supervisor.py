@@ -1,9 +1,10 @@
 """Keeps a node's programs running, and says why when it cannot.
 
 A SuperNode that comes back within 60 s of a kill is refused by its SuperLink and exits with code
-305 (flwr 1.41; the code stands in its log, the process's own status is 1). That is tried again for
-90 s with growing pauses; after that the key is unknown there or in use elsewhere, and the node
-ends. A program that crashes is started again, one that never stays up ends the node, and so does
+305 (flwr 1.41; the code stands in its log, the process's own status is 1). That is tried again
+for 90 s with growing pauses; after that the key is unknown there or in use elsewhere, and the
+node ends. One whose clock is off ends as if it had been told to; it is tried again without an
+end. A program that crashes is started again, one that never stays up ends the node, and so does
 an error that no repetition can cure. What crosses the hospital's boundary: nothing.
 """
 
@@ -37,6 +38,15 @@ HOPELESS = {
     604: "a file of the node is missing; run `mfm-client check`",
 }
 """Exit codes of a SuperNode that repetition does not cure."""
+
+UNASKED = "SuperNode terminated gracefully"
+"""What a SuperNode says, with status 0, when told to end or when it got HTTP 401 (flwr 1.41)."""
+
+UNSIGNED = (
+    "the server refuses its signature (HTTP 401): this machine's clock is more than 5 s ahead or "
+    "5 min behind, or its key was taken away; run `mfm-client check`"
+)
+CAUSE = re.compile(r"Failed to initialize the connection to the SuperLink\.\n(.{1,200})")
 
 LARGEST_LOG = 10 * 2**20
 READ_BACK = 20_000
@@ -100,7 +110,7 @@ class Service:
         self.process: Process | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._began = self._next = 0.0
-        self._quick = 0
+        self._quick = self._unsigned = 0
         self._refused_since: float | None = None
         self.pulse = Pulse(lambda: is_serving(str(program.health)))
 
@@ -136,7 +146,7 @@ class Service:
             return
         if self._child.poll() is None:
             if now - self._began > self.pace.settled_s:
-                self._quick, self._refused_since = 0, None
+                self._quick, self._unsigned, self._refused_since = 0, 0, None
             if self.program.health is not None and self.pulse.is_lost(True):
                 self.stop(0.0)
                 self._wait(now, 1, "had long not answered its health check and was ended")
@@ -185,6 +195,9 @@ class Service:
             self._give_up(f"{name} exit code {code}: {HOPELESS[code]}")
         elif code == REFUSED:
             self._refused(now, said)
+        elif status == 0 and UNASKED in said:
+            self._unsigned += 1
+            self._wait(now, self._unsigned, UNSIGNED)
         else:
             quick = now - self._began < self.pace.settled_s
             self._quick = self._quick + 1 if quick else 1
@@ -200,7 +213,9 @@ class Service:
             self._refused_since, self._quick = now, 0
         self._quick += 1
         if ACTIVATION not in said:
-            self._wait(now, self._quick, "the server cannot be reached or trusted (exit code 305)")
+            cause = "".join(f": {words.strip()}" for words in CAUSE.findall(said)[-1:])
+            why = f"the server cannot be reached or trusted (exit code 305{cause})"
+            self._wait(now, self._quick, why)
             return
         since = now - self._refused_since
         if since > self.pace.refused_s:

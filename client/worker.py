@@ -27,7 +27,7 @@ from client.app import Reply, Request, do_work
 from client.private_round import Permit, count_units
 from client.sandbox import PARTS
 from client.site import Site, open_site
-from mfm_core.errors import MfmError, UpdateRejected, WorkerStopped
+from mfm_core.errors import MfmError, UpdateRejected, WorkerStopped, unforeseen_word
 from mfm_core.sums import Sum
 from strategies import wire
 from strategies.code_hash import bundle_folder
@@ -198,7 +198,7 @@ def _work(site_file: Path, head: dict[str, Any], payload: wire.Payload) -> list[
     except MemoryError:
         site.log.exception("%s: out of memory", head["kind"])
         return pack({"error": "memory"}, wire.Payload())
-    except Exception:
+    except Exception as error:
         site.log.exception("%s: unexpected", head["kind"])
-        return pack({"error": "internal"}, wire.Payload())
+        return pack({"error": unforeseen_word(error)}, wire.Payload())
     return pack({"images": reply.images}, reply.payload)

@@ -31,11 +31,20 @@ PROBLEMS_SHOWN = 50
 """Problems in the text of an error; `problems` holds all of them."""
 
 
+def is_full(error: OSError) -> bool:
+    """Tell whether a disk is full, or a quota used up."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def unforeseen_word(error: Exception) -> str:
+    """Return the word that leaves a hospital for an error that was not foreseen."""
+    return "disk" if isinstance(error, OSError) and is_full(error) else "internal"
+
+
 def system_refusal(error: OSError) -> str:
     """Return what the operating system refused, in one line for people."""
     reason = error.strerror or str(error)
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    advice = "free some space" if full else "check the path and its permissions"
+    advice = "free some space" if is_full(error) else "check the path and its permissions"
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{reason}; {advice}"
 

@@ -19,7 +19,7 @@ from mfm_core.atlas import save_atlas
 from mfm_core.autoencoder import count_parameters
 from mfm_core.checkpoint import encoder_hash, save_model, weight_schema
 from mfm_core.config import canonical_hash
-from mfm_core.errors import ConfigError, MfmError
+from mfm_core.errors import ConfigError, MfmError, is_full, system_refusal
 from mfm_core.head_files import heads_from_sum, save_heads
 from server.checkpoints import arrays_hash
 from server.config import ConsortiumConfig, load_agreed_run, load_consortium
@@ -95,6 +95,8 @@ def describe_failure(error: Exception) -> str:
     """Return what progress.json says of the error that ended a run."""
     if isinstance(error, MfmError):
         return str(error)
+    if isinstance(error, OSError) and is_full(error):
+        return f"{system_refusal(error)}, then resume the run from its last finished phase"
     return (
         f"an error that was not foreseen ended the run ({type(error).__name__}: {error}); the last "
         "finished phase is kept: see the server's log, mend the cause and resume the run"

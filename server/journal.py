@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mfm_core.errors import CheckpointError, ConfigError
+from mfm_core.errors import CheckpointError, ConfigError, is_full
 from mfm_core.whole_file import write_whole
 from server.checkpoints import Stamp, load_newest, save_state
 from server.run_files import PROGRESS, ROUNDS, STATES, read_lines
@@ -57,8 +57,20 @@ class RunFolder:
         self._progress(step.kind, step.round, (done, phases), text)
 
     def end(self, phase: str, phases: int, text: str) -> None:
-        """Write the last progress.json of a run."""
-        self._progress(phase, self.rounds, (phases, phases), text)
+        """Write the last progress.json of a run; on a full disk over the one that is there.
+
+        Raises:
+            OSError: not even that is possible.
+        """
+        try:
+            self._progress(phase, self.rounds, (phases, phases), text)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            content = {"phase": phase, "round": self.rounds, "rounds": self.rounds}
+            content |= {"step": phases, "steps": phases, "message": text[:300]}
+            with (self.folder / PROGRESS).open("r+b") as file:
+                file.truncate(file.write(json.dumps(content).encode()))
 
     def _progress(self, phase: str, number: int, done: tuple[int, int], text: str) -> None:
         content = {"phase": phase, "round": number, "rounds": self.rounds}

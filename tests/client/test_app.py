@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from client.limits import guarded_latent_sum
 from client.site import HEADS_FILE, Site, close_sites, open_site
 from mfm_core.checkpoint import flat_weights, weight_schema
 from mfm_core.config import canonical_hash, dump_yaml
+from mfm_core.errors import unforeseen_word
 from mfm_core.head import Head
 from mfm_core.head_files import save_heads
 from mfm_core.inference import infer
@@ -182,6 +184,13 @@ def test_what_nobody_expected_leaves_as_internal(folder: Path) -> None:
     blocked = site_config("north").model_copy(update={"state_folder": Path("../blocked/state")})
     dump_yaml(blocked, folder / "sites" / "8.yaml")
     assert refusal(ask(folder, "hello", site=8)) == (FAILED, "internal")
+
+
+def test_a_full_disk_leaves_as_a_word_of_its_own() -> None:
+    assert unforeseen_word(OSError(errno.ENOSPC, "No space left on device")) == "disk"
+    assert unforeseen_word(OSError(errno.EDQUOT, "Quota exceeded")) == "disk"
+    assert unforeseen_word(OSError(errno.EACCES, "Permission denied")) == "internal"
+    assert unforeseen_word(ValueError("28")) == "internal"
 
 
 def test_small_cells_do_not_leave(folder: Path) -> None:

@@ -55,3 +55,16 @@ def test_a_dry_run_prints_the_table_and_a_refused_exchange_is_code_1(
     done = json.loads(capsys.readouterr().out)
     assert {row["outcome"] for row in done} == {"leaves", "refused", "not made"}
     assert not (folder.root / "state" / "outbox.jsonl").exists()
+
+
+def test_a_proxy_is_passed_over_for_loopback_as_the_node_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    kit = make_kit(tmp_path / "kit", address="127.0.0.1:9")
+    folder = make_hospital(tmp_path / "north", kit)
+    assert call(["check", str(folder.root), "--part", "network", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)["findings"]
+    assert next(row["level"] for row in found if row["part"] == "proxy") == "ok"

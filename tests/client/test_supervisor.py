@@ -84,6 +84,29 @@ def test_a_server_that_is_away_is_waited_for_without_an_end(tmp_path: Path) -> N
     found.stop()
 
 
+def test_why_a_server_cannot_be_trusted_is_said(tmp_path: Path) -> None:
+    text = "Failed to initialize the connection to the SuperLink.\\n[SSL] certificate has expired"
+    found = service(tmp_path, f"print('Exit Code: 305'); print('{text}'); exit(1)")
+    found.start()
+    watch(found, "waiting")
+    assert "305: [SSL] certificate has expired" in found.reason
+
+
+def test_a_wrong_clock_is_named_and_waited_out_however_long(tmp_path: Path) -> None:
+    """Flower's SuperNode ends with status 0 and no reason when its signature is refused."""
+    tries = QUICK.tries + 2
+    end = "print('SuperNode terminated gracefully.'); exit(0)"
+    found = service(tmp_path, f"if start < {tries}: {end}\n{STAYS}")
+    found.start()
+    watch(found, "waiting")
+    assert "clock" in found.reason and "mfm-client check" in found.reason
+    while found.starts < tries:
+        time.sleep(0.02)
+        found.watch()
+        assert found.state in ("running", "waiting")
+    found.stop()
+
+
 @pytest.mark.parametrize("code", sorted(HOPELESS))
 def test_what_repetition_cannot_cure_is_not_repeated(tmp_path: Path, code: int) -> None:
     found = service(tmp_path, f"print('Exit Code: {code}'); exit(1)")
