@@ -121,21 +121,51 @@ def audit(  # noqa: PLR0913, PLR0917  # a command's arguments are its options
     out: Annotated[
         Path | None, typer.Option(help="Folder; default is audit in the state folder.")
     ] = None,
+    privacy: Annotated[
+        bool, typer.Option("--privacy", help="Attack model, atlas and updates instead.")
+    ] = False,
+    minutes: Annotated[
+        float, typer.Option(min=0.0, max=1440.0, help="Time for --privacy, minutes.")
+    ] = 10.0,
+    results: Annotated[
+        Path | None, typer.Option(help="With --privacy: the coordinator's server.json.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Audit the final model on this site's own test images; without a part named, all parts.
 
-    Nothing leaves the hospital: audit.json and the tables are for the site itself.
+    Nothing leaves the hospital: audit.json and the tables are for the site itself. --privacy asks
+    how far patients can be found out, and ends with code 1 where a leak beyond the agreed limits
+    is shown.
     """
     from client.audit import PARTS, Request, audit_site
     from client.audit_words import print_audit
     from client.progress import progress
 
     chosen = (explanations, bias, subgroups, slices)
+    if (privacy and any(chosen)) or (results is not None and not privacy):
+        raise click.UsageError("--privacy stands alone among the parts; --results belongs to it")
+    if privacy:
+        from client.leak_audit import Asked
+
+        _audit_privacy(Asked(config, minutes, results, model, atlas, out), as_json)
+        return
     parts = tuple(part for part, asked in zip(PARTS, chosen, strict=True) if asked)
     with progress("audited parts", sys.stderr) as show:
         done = audit_site(Request(config, parts, model, atlas, out), show)
     print_audit(done, as_json)
+
+
+def _audit_privacy(asked: Any, as_json: bool) -> None:
+    from client.leak_audit import audit_leaks
+    from client.leak_words import print_leaks
+    from client.progress import progress
+
+    with progress("attacked, %", sys.stderr) as show:
+        done = audit_leaks(asked, show)
+    print_leaks(done, as_json)
+    if done.shown:
+        raise typer.Exit(1)
 
 
 class Interrupted(BaseException):

@@ -44,6 +44,9 @@ def _product(rows: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
     groups, inner, outer = blocks.shape
     if groups == 1:
         return rows @ blocks[0]
+    if torch.is_grad_enabled():  # a gradient of the gradient is asked for; `out` has none
+        cut = rows.view(len(rows), groups, inner).transpose(0, 1)
+        return torch.bmm(cut, blocks).transpose(0, 1).reshape(len(rows), groups * outer)
     result = rows.new_empty(len(rows), groups * outer)
     torch.bmm(
         rows.view(len(rows), groups, inner).transpose(0, 1),

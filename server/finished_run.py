@@ -103,6 +103,8 @@ def read_finished(folder: Path) -> FinishedRun:
     recomputed = _try(problems, lambda: _check_state(folder, run, results, lines))
     if leak and leak.final_hash not in (None, results.get("final_hash")):
         problems.append("leak_audit.json names another final_hash; attack this run's model")
+    if leak and hashes and leak.weights_hash not in (None, hashes["weights_hash"]):
+        problems.append("leak_audit.json names another weights_hash; attack this run's model")
     if problems:
         raise ConfigError(str(folder), problems)
     return FinishedRun(folder, run, results, lines, files, hashes, bool(recomputed), leak)

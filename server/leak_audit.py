@@ -1,11 +1,13 @@
 """LeakAudit: the result of attacks on a released model, as it lies beside a run in leak_audit.json.
 
     {"final_hash": "<of the run that was attacked, or left out>",
+     "weights_hash": "<of the weights that were attacked, or left out>",
      "attacks": [{"name": "LiRA", "auc": 0.51, "auc_interval": [0.49, 0.53],
                   "tpr_at_1_fpr": 0.011, "tpr_interval": [0.006, 0.018],
                   "n": 4000, "date": "2026-11-20"}]}
 
-Whoever runs an attack writes the file; intervals are 95 % ones and may be null.
+Whoever runs an attack writes the file (a site: `mfm-client audit --privacy`); intervals are 95 %
+ones and may be null.
 What crosses a hospital's boundary: nothing; the figures hold no patient.
 """
 
@@ -66,6 +68,9 @@ class LeakAudit(Part):
 
     final_hash: str | None = Field(
         None, description="final_hash of the attacked run; None: the file names no run."
+    )
+    weights_hash: str | None = Field(
+        None, description="weights_hash of the attacked model, which a site knows by itself."
     )
     attacks: tuple[Attack, ...] = Field(description="One row an attack; may be empty.")
 

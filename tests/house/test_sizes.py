@@ -30,6 +30,7 @@ BARRED = {
 }
 TESTED_ELSEWHERE = {
     "client/child.py": "tests/client/test_worker.py",
+    "client/leak_attacks.py": "tests/client/test_leak_audit.py",
     "mfm_core/image_cache.py": "tests/mfm_core/test_dataset.py",
     "mfm_core/linear_path.py": "tests/mfm_core/test_patches.py",
     "mfm_core/optimiser.py": "tests/mfm_core/test_training.py",

@@ -126,6 +126,9 @@ def test_a_leak_audit_of_another_model_is_refused(folder: Path) -> None:
     (folder / "leak_audit.json").write_text(json.dumps({**content, "final_hash": "0" * 64}))
     with pytest.raises(ConfigError, match="another final_hash"):
         read_finished(folder)
+    (folder / "leak_audit.json").write_text(json.dumps({**content, "weights_hash": "0" * 64}))
+    with pytest.raises(ConfigError, match="another weights_hash"):
+        read_finished(folder)
 
 
 def test_the_newest_run_of_a_consortium_is_taken_or_the_named_one(tmp_path: Path) -> None:

@@ -1,0 +1,193 @@
+"""The leak audit of a site: what it says of a run of its own and of strangers' models."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.__main__ import call
+from client.leak_attacks import Row
+from client.leak_audit import Asked, audit_leaks, verdict
+from client.site import close_sites
+from mfm_core.config import dump_yaml
+from mfm_core.errors import ConfigError, DataError
+from mfm_core.leak_figures import Hits, Strength
+from server.app import run_federation
+from server.leak_audit import read_leak_audit
+from strategies.gates import GatesConfig
+from tests.client.private_hospital import PRIVATE_RUN
+from tests.server.hospitals import (
+    consortium,
+    lay_out,
+    make_grid,
+    site_config,
+    write_hospital,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two hospitals after a run, and a stranger with their model, their atlas and more patients."""
+    folder = lay_out(tmp_path_factory.mktemp("leaks"))
+    run_federation(make_grid(folder), consortium(folder, "finished"), resume=False)
+    write_hospital(folder / "images" / "stranger", seed=9, images=240)
+    dump_yaml(site_config("stranger"), folder / "sites" / "stranger.yaml")
+    (folder / "state" / "stranger").mkdir()
+    for name in ("final.safetensors", "atlas.safetensors"):
+        shutil.copy(folder / "state" / "north" / name, folder / "state" / "stranger" / name)
+    close_sites()
+    return folder
+
+
+def command(folder: Path, site: str, *options: str) -> list[str]:
+    path = str(folder / "sites" / f"{site}.yaml")
+    return ["audit", "--config", path, "--privacy", "--minutes", "0", *options]
+
+
+def results_of(folder: Path) -> Path:
+    return next((folder / "finished").rglob("server.json"))
+
+
+def test_a_small_atlas_leaks_and_the_command_ends_with_one(folder, tmp_path, capsys):
+    options = ("--results", str(results_of(folder)), "--out", str(tmp_path))
+    assert call(command(folder, "0", *options)) == 1
+    printed = capsys.readouterr().out
+    assert "A leak beyond the agreed limits" in printed and "covariance of the atlas" in printed
+    assert "Not done: canaries: no time left" in printed and "Nothing was sent" in printed
+    read = read_leak_audit(tmp_path)
+    assert read is not None
+    assert read.final_hash == json.loads(results_of(folder).read_text())["final_hash"]
+    attacks = {row.name: row for row in read.attacks}
+    assert attacks["covariance of the atlas"].auc == 1.0
+    assert all("site's sums" not in name and "canaries" not in name for name in attacks)
+    page = (tmp_path / "leaks-stay-here.html").read_text(encoding="utf-8")
+    assert "stays at the site" in page and "LEAKS" in page and "<script" not in page
+
+
+def test_a_model_that_never_saw_the_site_passes(folder, tmp_path, capsys):
+    assert call(command(folder, "stranger", "--json", "--out", str(tmp_path))) == 0
+    content = json.loads(capsys.readouterr().out)
+    judged = [row for row in content["attacks"] if row["verdict"]]
+    assert len(judged) == 4 and all(row["verdict"] in ("open", "within") for row in judged)
+    for row in judged:
+        low, high = row["strength"]["auc_interval"]
+        assert low <= 0.5 <= high
+    assert content["nearest_p"] > 0.01
+
+
+def test_the_gate_file_lies_in_the_state_folder_and_fits_the_run(folder, capsys):
+    assert call(command(folder, "0")) == 1
+    state = folder / "state" / "north"
+    read = read_leak_audit(state)
+    assert read is not None and read.final_hash is None
+    assert (state / "audit" / "leaks-stay-here.html").is_file()
+    kept = json.loads((state / "audit" / "leaks.json").read_text())
+    assert read.weights_hash == kept["weights_hash"]
+    text = (state / "leak_audit.json").read_text() + json.dumps(kept)
+    assert ".png" not in text and '"p1' not in text
+
+
+def test_with_time_every_attack_is_made(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("client.leak_audit.MATCHING", 4)
+    told: list[int] = []
+    asked = Asked(folder / "sites" / "0.yaml", minutes=5, out=tmp_path)
+    found = audit_leaks(asked, lambda done, total: told.append(done)).content
+    names = [row["name"] for row in found["attacks"]]
+    assert len(names) == len(set(names)) == 12
+    assert found["missing"] == []
+    assert found["shadows"] == {"count": 16, "steps": 6}
+    assert len(found["inversion"]["single"]) == 5 and found["inversion"]["update"]["ssim"] <= 1
+    assert found["canaries"]["inserted"] == 32
+    assert told == sorted(told) and told[0] == 0 and told[-1] == 100
+
+
+@pytest.mark.slow
+def test_a_private_run_has_its_bound_beside_the_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr("client.leak_audit.MATCHING", 4)
+    folder = lay_out(tmp_path, run=PRIVATE_RUN)
+    run_federation(make_grid(folder), consortium(folder, "finished"), resume=False)
+    found = audit_leaks(Asked(folder / "sites" / "0.yaml", minutes=2)).content
+    assert found["private"] and found["epsilon"]["unit"] == "patient"
+    bounded = {row["name"] for row in found["attacks"] if row["bound"]}
+    assert {"membership, head, simple", "membership, head, LiRA", "canaries, head"} <= bounded
+    assert not any("atlas" in name for name in bounded)
+    for row in found["attacks"]:
+        if row["bound"]:
+            assert row["strength"]["auc_interval"][0] <= row["bound"]["auc"]
+    assert all(each["ssim"] < each["blind_ssim"] for each in found["inversion"]["single"])
+
+
+def test_no_run_yet_and_wrong_use_are_refused(folder, capsys):
+    fresh = site_config("north").model_copy(update={"state_folder": Path("../state/fresh")})
+    dump_yaml(fresh, folder / "sites" / "fresh.yaml")
+    assert call(command(folder, "fresh")) == 1
+    assert "not there yet" in capsys.readouterr().err
+    assert call(command(folder, "0", "--bias")) == 2
+    path = str(folder / "sites" / "0.yaml")
+    assert call(["audit", "--config", path, "--results", str(results_of(folder))]) == 2
+
+
+def test_model_and_results_of_another_run_are_refused(folder, tmp_path):
+    other = {**json.loads(results_of(folder).read_text()), "config_hash": "0" * 64}
+    (tmp_path / "server.json").write_text(json.dumps(other))
+    with pytest.raises(ConfigError, match="is of a run 000000000000"):
+        audit_leaks(Asked(folder / "sites" / "0.yaml", results=tmp_path / "server.json"))
+    dump_yaml(PRIVATE_RUN, folder / "other.yaml")
+    changed = site_config("north").model_copy(update={"run": Path("../other.yaml")})
+    dump_yaml(changed, folder / "sites" / "changed.yaml")
+    with pytest.raises(ConfigError, match="the model here is of run"):
+        audit_leaks(Asked(folder / "sites" / "changed.yaml"))
+
+
+def test_too_few_held_out_patients_are_refused(folder):
+    source = folder / "images" / "north" / "manifest.csv"
+    with source.open() as file:
+        rows = list(csv.DictReader(file))
+    kept = [row for row in rows if row["split"] != "test" or row["patient_id"] == "p8"]
+    with (source.parent / "few.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(kept)
+    config = site_config("north")
+    data = config.data.model_copy(update={"manifest": Path("../images/north/few.csv")})
+    dump_yaml(config.model_copy(update={"data": data}), folder / "sites" / "few.yaml")
+    with pytest.raises(DataError, match="1 held-out ones") as caught:
+        audit_leaks(Asked(folder / "sites" / "few.yaml"))
+    assert "p8" not in str(caught.value)
+
+
+def row(auc: tuple[float, float, float], tpr: tuple[float, float, float]) -> Row:
+    hits = Hits(0.01, tpr[1], (tpr[0], tpr[2]))
+    strength = Strength(auc[1], (auc[0], auc[2]), (hits, hits), 100, 100)
+    return Row("attack", "release", strength, judged=True)
+
+
+SMALL = (0.0, 0.005, 0.015)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (row((0.49, 0.51, 0.53), SMALL), "within"),
+        (row((0.45, 0.52, 0.60), SMALL), "open"),
+        (row((0.56, 0.60, 0.64), SMALL), "leaks"),
+        (row((0.36, 0.40, 0.44), SMALL), "leaks"),
+        (row((0.49, 0.51, 0.53), (0.03, 0.05, 0.09)), "leaks"),
+        (row((0.49, 0.51, 0.53), (0.01, 0.015, 0.09)), "open"),
+    ],
+)
+def test_a_verdict_follows_from_the_interval(found, said):
+    assert verdict(found, GatesConfig()) == said
+
+
+def test_a_verdict_follows_from_the_value_where_that_was_agreed():
+    gates = GatesConfig(leak_end="value")
+    assert verdict(row((0.45, 0.56, 0.60), SMALL), gates) == "leaks"
+    assert verdict(row((0.40, 0.44, 0.60), SMALL), gates) == "leaks"
+    assert verdict(row((0.40, 0.54, 0.70), (0.0, 0.01, 0.5)), gates) == "within"
+    assert np.isclose(gates.max_leak_auc, 0.55)
