@@ -89,6 +89,9 @@ def secret_of(name: str) -> bytes:
 class HostileConsortium(Consortium):
     """A consortium whose site `EVIL` runs the modified runner of `evil_site`."""
 
+    inside: tuple[str, ...] = ()
+    """Words before the command of the hostile site, e.g. those that enter a network namespace."""
+
     def play(self, script: Mapping[str, str]) -> None:
         """Tell the hostile site what to do from now on."""
         path = self.hospital(EVIL).root / SCRIPT
@@ -99,5 +102,6 @@ class HostileConsortium(Consortium):
     def _product(self, package: str, *words: str) -> list[str]:
         if (package, words) == ("client", ("start", str(self.hospital(EVIL).root))):
             folder = str(self.hospital(EVIL).root)
-            return [sys.executable, "-P", "-m", "tests.federation.evil_site", folder]
+            own = [sys.executable, "-P", "-m", "tests.federation.evil_site", folder]
+            return [*self.inside, *own]
         return super()._product(package, *words)

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from tests.federation import survival_keys, survival_lies
+from tests.federation import (
+    survival_disk,
+    survival_keys,
+    survival_lies,
+    survival_link,
+    survival_trust,
+)
 
-CASES = (*survival_lies.CASES, *survival_keys.CASES)
+CASES = (
+    *survival_lies.CASES,
+    *survival_keys.CASES,
+    *survival_trust.CASES,
+    *survival_disk.CASES,
+    *survival_link.CASES,
+)
 """In the order in which they run."""

@@ -46,6 +46,34 @@ def test_a_row_that_fails_or_raises_is_named_and_ends_with_code_1(
         survival.main(["--only", "nothing"])
 
 
+def test_cases_run_one_by_one_make_one_table_in_a_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = (Case("a-good", "", good), Case("b-bad", "", bad))
+    monkeypatch.setattr(survival, "find_cases", lambda: cases)
+    rows, document = tmp_path / "rows.jsonl", tmp_path / "document.md"
+    document.write_text(f"before\n{survival.MARKS[0]}\nold\n{survival.MARKS[1]}\nafter\n")
+    for name in ("b-bad", "a-good", "b-bad"):
+        survival.main(["--only", name, "--rows", str(rows), "--markdown", str(document)])
+    text = document.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    table = [line for line in text.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0] for line in table] == ["| case", "| ---", "| a-good", "| b-bad"]
+    assert "2 rows, 1 failed" in text and "- b-bad, a lie: lost 3 rounds" in text
+    document.write_text("no block")
+    with pytest.raises(ValueError, match="has no block"):
+        survival.main(["--rows", str(rows), "--markdown", str(document)])
+
+
+def test_rows_from_before_a_case_raised_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(folder: Path) -> Iterable[Outcome]:
+        yield from good(folder)
+        raise RuntimeError("no port")
+
+    rows = survival.run_cases((Case("a", "", breaks),), lambda text: None)
+    assert [bool(found.problems) for _, found in rows] == [False, True]
+
+
 def test_the_cases_have_names_of_their_own() -> None:
     names = [case.name for case in survival.find_cases()]
     assert len(set(names)) == len(names)
@@ -84,4 +112,12 @@ def test_an_armed_point_suspends_the_process_there_and_only_once(tmp_path: Path)
 @pytest.mark.parametrize("number", [3, 8])
 def test_a_killed_server_app_costs_at_most_one_exchange(tmp_path: Path, number: int) -> None:
     rows = list(survival_kill.strike_run(tmp_path, [survival_kill.SERVER_APP[number]]))
+    assert rows and not [problem for row in rows for problem in row.problems]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hostile: doors", "hostile: two replies"])
+def test_a_hostile_case_ends_as_it_must(tmp_path: Path, name: str) -> None:
+    case = next(case for case in survival.find_cases() if case.name == name)
+    rows = list(case.run(tmp_path))
     assert rows and not [problem for row in rows for problem in row.problems]
