@@ -164,9 +164,11 @@ def fleet(folder: Folder) -> FleetHttpClient:
     )
 
 
-def evil_programs(folder: Folder, address: str, around: Mapping[str, str]) -> tuple[Program, ...]:
+def evil_programs(
+    folder: Folder, address: str, around: Mapping[str, str], health: str | None = None
+) -> tuple[Program, ...]:
     """Return the programs of a node, the runner replaced."""
-    supernode, own = _programs(folder, address, around)
+    supernode, own = _programs(folder, address, around, health)
     words = tuple("tests.federation.evil_site" if w == "client.runner" else w for w in own.command)
     return supernode, replace(own, command=words)
 

@@ -16,8 +16,6 @@ from tests.federation.survival import Case, Outcome
 from tests.federation.survival_lies import WAITS, same_as
 
 SITE_MIB, SERVER_MIB = 4, 24
-LEFT_KIB = 4
-"""What is left free on a full disk: less than a state, a cache or a line with its head needs."""
 
 
 @contextlib.contextmanager
