@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from typing import Any
 
 import pytest
 from flwr.app import Message
 
+from client import node
 from server.app import run_federation
 from server.run_files import read_lines
 from strategies.strategy import RunState
+from tests.federation.evil_site import evil_programs
 from tests.federation.hostile_world import EVIL, HONEST, World, run_of
 from tests.federation.lies import LIES
 from tests.server.hospitals import consortium, make_grid
@@ -61,3 +64,7 @@ def test_nothing_of_a_liar_reaches_the_model(world: World, state: RunState) -> N
     found = json.loads((world.folder / "lied" / "server.json").read_text())
     assert found["status"] == "degraded"
     assert found["final_hash"] == world.alone()
+
+
+def test_the_lying_node_takes_what_a_node_is_started_with() -> None:
+    assert inspect.signature(evil_programs) == inspect.signature(node.programs)
