@@ -330,6 +330,27 @@ def plants(
     run_plants(count, seed, as_json=as_json)
 
 
+@app.command()
+def leaks(
+    out: OutFolder = Path("runs"),
+    minutes: Annotated[
+        float, typer.Option("--minutes", min=0.0, help="Time of each of the three audits.")
+    ] = 2.0,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Attack an overfitted, an ordinary and a private model of phantoms, as a site would."""
+    from simulation.leaks import lines_of, run_leaks
+    from simulation.progress import choose_display
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    with choose_display(quiet=as_json) as display:
+        found = run_leaks(out, display, minutes, parse_settings(settings), say)
+    print_json(found) if as_json else print("\n".join(lines_of(found)))
+
+
 class Interrupted(BaseException):
     """Ctrl-C or SIGTERM. No KeyboardInterrupt, which typer turns into an exit code of its own."""
 
