@@ -137,18 +137,28 @@ def _latents(opened: Opened, cohort: Cohort) -> tuple[Cohort, Scores, NDArray[np
     return kept, latents, shares[single].argmax(axis=1)
 
 
-def attack_sums(opened: Opened, cohort: Cohort) -> tuple[list[Row], list[str]]:
-    """Return the attacks on means and covariances, and what was not done."""
+def attack_sums(
+    opened: Opened, cohort: Cohort, masked: bool = False
+) -> tuple[list[Row], list[str]]:
+    """Return the attacks on means and covariances, and what was not done.
+
+    Args:
+        opened: the site.
+        cohort: its patients.
+        masked: whether a secure sum hides this site's own sums from the coordinator.
+    """
     kept, latents, classes = _latents(opened, cohort)
     sides = int(kept.member.sum()), int((~kept.member).sum())
     if min(sides) < LEAST:
         return [], [f"sums: {sides[0]} members and {sides[1]} others with one class, of {LEAST}"]
     own = atlas_from(own_cells(opened), opened.ontology, opened.atlas.encoder_hash)
-    rows, missing = [], []
+    rows, missing = list[Row](), list[str]()
+    if masked:
+        missing.append("this site's own sums: a secure sum hides them from the coordinator")
     places: tuple[tuple[Seen, str, Any], ...] = (
         ("release", "the atlas", opened.atlas), ("coordinator", "this site's sums", own)
     )  # fmt: skip
-    for seen, words, atlas in places:
+    for seen, words, atlas in places[:1] if masked else places:
         judged = seen == "release"
         weights, dimensions = weights_of(atlas.covariance)
         given = (atlas.means, atlas.counts, weights)

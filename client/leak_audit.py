@@ -196,7 +196,8 @@ def _attack(work: _Work, bound: Bounds | None) -> None:
     """Make every attack that fits into the time, the cheap ones first."""
     work.rows += attack_model(work.opened, work.cohort, bound)
     work.show(5, UNITS)
-    rows, missing = attack_sums(work.opened, work.cohort)
+    masked = work.run is not None and work.run.secure_sum.enabled
+    rows, missing = attack_sums(work.opened, work.cohort, masked)
     work.rows += rows
     work.missing += missing
     work.more["drawings"] = attack_drawings(work.opened, work.cohort)
@@ -302,6 +303,9 @@ def _content(
         "members": int(cohort.member.sum()),
         "others": int((~cohort.member).sum()),
         "shared": cohort.shared,
+        "masked": work.run is not None and work.run.secure_sum.enabled,
+        "atlas_patients": float(work.opened.atlas.counts.sum()),
+        "latent_size": work.opened.atlas.latent_size,
         "private": work.training.privacy.private,
         "bound": asdict(bound) if bound else None,
         "limits": {"auc": gates.max_leak_auc, "tpr": gates.max_leak_tpr, "end": gates.leak_end},

@@ -57,6 +57,11 @@ def about(content: Content) -> list[str]:
         f"Members: {content['members']} patients of the train split; others: {content['others']} "
         f"of the test split; {content['shared']} with images on both sides left out."
     ]
+    patients, numbers = content["atlas_patients"], content["latent_size"]
+    lines.append(
+        f"The atlas holds means and covariance of {patients:.0f} patients in {numbers} numbers; "
+        "the fewer patients to a number, the more the covariance shows who they are."
+    )
     spent = content.get("epsilon")
     if spent:
         noise = ", ".join(spent["noise"])
@@ -76,7 +81,7 @@ def sheets(content: Content) -> list[Sheet]:
     """Return the tables of an audit's record."""
     found = [_attacks(content)]
     if "inversion" in content:
-        found.append(_inversion(content["inversion"], content["private"]))
+        found.append(_inversion(content["inversion"], content["private"], content["masked"]))
     if "canaries" in content:
         found.append(_canaries(content["canaries"]))
     return [*found, _drawings(content)]
@@ -112,7 +117,7 @@ def _attacks(content: Content) -> Sheet:
     return Sheet("Was a patient learnt from?", head, rows, note)
 
 
-def _inversion(found: Content, private: bool) -> Sheet:
+def _inversion(found: Content, private: bool, masked: bool) -> Sheet:
     kinds = [(f"gradient of one image ({n})", each) for n, each in enumerate(found["single"], 1)]
     kinds.append((f"update of a local round, {found['round_steps']} steps", found["update"]))
     rows = [
@@ -120,12 +125,13 @@ def _inversion(found: Content, private: bool) -> Sheet:
          f"{each['rank']} of {each['among']}", f"{each['chance_rank']:.1f}")
         for words, each in kinds
     ]  # fmt: skip
+    seen = "The coordinator sees sums of masked updates" if masked else "The coordinator sees it"
     noise = "clipped and noisy as in training" if private else "as it is, without protection"
     note = (
         f"Best of closed form and {found['matching_steps']} steps of matching; the gradient is "
         f"{noise}. Rank 1: the image is the one most like the drawing. Of an update, the image of "
-        "any member that is most like it counts. The coordinator sees an update, never a gradient "
-        "of one image; that row is the worst case."
+        f"any member that is most like it counts. {seen}, never a gradient of one image; that row "
+        "is the worst case."
     )
     head = ("drawn from", "SSIM", "SSIM of the mean image", "PSNR, dB", "rank", "rank by chance")
     return Sheet("Can an image be drawn back?", head, rows, note)

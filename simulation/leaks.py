@@ -10,7 +10,6 @@ What crosses a hospital's boundary: nothing; there is no real patient here.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -83,9 +82,8 @@ def run_leaks(
 def audit_first_site(folder: Path, minutes: float) -> dict[str, Any]:
     """Return the audit's record of the first hospital of a finished run folder."""
     site = load_yaml(folder / "sites" / "0.yaml", SiteConfig)
-    shutil.copyfile(folder / "run.yaml", folder / "sites" / site.name / "run.yaml")
     path = folder / "sites" / "audited.site"
-    dump_yaml(site.model_copy(update={"run": Path(site.name) / "run.yaml"}), path)
+    dump_yaml(site.model_copy(update={"run": Path("..") / "run.yaml"}), path)
     asked = Asked(path, minutes, folder / "server.json", out=folder / "leaks")
     return audit_leaks(asked).content
 

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from client.__main__ import call
-from client.leak_attacks import Row
+from client.audit import Request as Files
+from client.audit import open_audit
+from client.leak_attacks import Row, attack_sums
 from client.leak_audit import Asked, audit_leaks, verdict
 from client.site import close_sites
 from mfm_core.config import dump_yaml
 from mfm_core.errors import ConfigError, DataError
 from mfm_core.leak_figures import Hits, Strength
+from mfm_core.membership import cohort_of
 from server.app import run_federation
 from server.leak_audit import read_leak_audit
 from strategies.gates import GatesConfig
@@ -120,6 +123,13 @@ def test_a_private_run_has_its_bound_beside_the_figures(tmp_path, monkeypatch):
         if row["bound"]:
             assert row["strength"]["auc_interval"][0] <= row["bound"]["auc"]
     assert all(each["ssim"] < each["blind_ssim"] for each in found["inversion"]["single"])
+
+
+def test_a_secure_sum_leaves_out_what_it_hides(folder):
+    opened = open_audit(Files(folder / "sites" / "0.yaml"))
+    rows, missing = attack_sums(opened, cohort_of(opened.images), masked=True)
+    assert [row.seen for row in rows] == ["release", "release"]
+    assert "a secure sum hides them" in missing[0]
 
 
 def test_no_run_yet_and_wrong_use_are_refused(folder, capsys):

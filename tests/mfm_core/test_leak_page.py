@@ -35,6 +35,12 @@ def test_what_was_not_done_has_no_table_and_a_sentence():
     assert words[-1].startswith("Not done: LiRA")
 
 
+def test_a_secure_sum_is_named_where_it_hides_the_update():
+    masked = {sheet.title: sheet.note for sheet in sheets(record(masked=True))}
+    assert "sums of masked updates" in masked["Can an image be drawn back?"]
+    assert any("310 patients in 512 numbers" in line for line in about(record()))
+
+
 def test_bound_formula_and_missing_tests_stand_in_their_cells():
     attacks, *_, drawings = sheets(record())
     assert attacks.rows[0][4] == "<= 0.700" and attacks.rows[0][6] == "<= 0.100"

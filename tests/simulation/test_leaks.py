@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+import shutil
 
+from server.app import run_federation
+from simulation import leaks
 from simulation.config import load_study
 from simulation.leaks import SETTINGS, STUDY, lines_of, run_leaks
 from simulation.progress import SilentDisplay
+from simulation.study import Order
 from tests.mfm_core.leak_record import record
-
-QUICK = {
-    "run.model": "{widths: [16], depths: [1], groups: 2, norm_channels: 8, latent_channels: 8, "
-    "stem: 8}",
-    "run.rounds": "2",
-    "source.phantoms.hospitals": "[{name: north, patients: 60}, {name: valley, patients: 60}]",
-}
+from tests.server.hospitals import consortium, lay_out, make_grid
 
 
 def test_the_settings_differ_as_they_say():
@@ -42,13 +40,18 @@ def test_the_table_holds_every_attack_and_what_was_not_done():
     assert "| epsilon | 4.20 at 1e-06 | none |" in text
 
 
-@pytest.mark.slow
-def test_the_three_runs_are_audited(tmp_path, monkeypatch):
-    for name, setting in list(SETTINGS.items()):
-        changed = {k: v for k, v in setting.items() if k not in QUICK}
-        monkeypatch.setitem(SETTINGS, name, changed)
-    found = run_leaks(tmp_path, SilentDisplay(), 0.0, QUICK)
-    assert set(found) == {"overfitted", "ordinary", "private"}
-    assert found["private"]["epsilon"]["epsilon"] > 0
+def test_the_first_site_of_each_run_is_audited(tmp_path, monkeypatch):
+    folder = lay_out(tmp_path / "run")
+    run_federation(make_grid(folder), consortium(folder, "finished"), resume=False)
+    shutil.copy(next((folder / "finished").rglob("server.json")), folder / "server.json")
+    monkeypatch.setattr(Order, "folder", property(lambda order: folder))
+    results = json.loads((folder / "server.json").read_text())
+    monkeypatch.setattr(leaks, "finished_results", lambda order: results)
+    said: list[str] = []
+    found = run_leaks(tmp_path, SilentDisplay(), 0.0, {}, said.append)
+    assert list(found) == [text.partition(":")[0] for text in said] == list(SETTINGS)
     for each in found.values():
-        assert each["final_hash"] and len(each["attacks"]) >= 4
+        assert each["final_hash"] == results["final_hash"] and each["site"] == "north"
+        assert each["run"]["macro_auc"] == results["macro_auc"]
+        assert not any("the agreed run is not here" in text for text in each["missing"])
+    assert "covariance of the atlas" in "\n".join(lines_of(found))
