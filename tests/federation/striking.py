@@ -29,8 +29,8 @@ Steps = list[tuple[str, int]]
 
 
 @contextmanager
-def armed_python(folder: Path) -> Iterator[Path]:
-    """Let everything that is started meanwhile load the hook; yield the folder of the strikes."""
+def armed_python(folder: Path, hook: Path = HOOK) -> Iterator[Path]:
+    """Let everything that is started meanwhile load a hook; yield the folder it is steered by."""
     real, shadow, strikes = Path(sys.executable), folder / "python", folder / "strikes"
     place = shadow / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
     for made in (strikes, shadow / "bin", place):
@@ -44,7 +44,7 @@ def armed_python(folder: Path) -> Iterator[Path]:
             own = shadow / "bin" / path.name
             own.write_text(f"#!{shadow}/bin/python\n{body}", encoding="utf-8")
             own.chmod(0o755)
-    shutil.copyfile(HOOK, place / "mfm_strike_hook.py")
+    shutil.copyfile(hook, place / "mfm_strike_hook.py")
     packages = "\n".join(f"import site; site.addsitedir({at!r})" for at in site.getsitepackages())
     lines = f"import mfm_strike_hook; mfm_strike_hook.install()\n{packages}\n"
     (place / "strike.pth").write_text(lines, encoding="utf-8")

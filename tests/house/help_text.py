@@ -1,5 +1,6 @@
 """The generated blocks of the package READMEs: the table of files and the real --help texts.
 
+Beside them, the tables of SECURITY.md that the evidence pack shows (`client/threats.md`).
 `python -m tests.house.help_text` (or `make docs`) writes them; a test keeps them equal.
 """
 
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 import click
 import typer
 
+from client.threats import FILE as THREATS
+from client.threats import tables_of
 from tests.house.sources import PACKAGES, ROOT, modules, tree
 
 COMMANDS = {"client": "mfm-client", "server": "mfm-server", "simulation": "mfm-simulate"}
@@ -80,6 +83,8 @@ def write_blocks() -> None:
         path = ROOT / package / "README.md"
         readme = path.read_text(encoding="utf-8")
         path.write_text(with_blocks(package, readme), encoding="utf-8")
+    security = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    THREATS.write_text(tables_of(security), encoding="utf-8")
 
 
 if __name__ == "__main__":
