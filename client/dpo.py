@@ -53,7 +53,7 @@ STOP = (
     (
         "one run",
         "take its hash out of limits.accepted_runs in site.yaml, then mfm-client stop . and start",
-        "Its messages are answered with the word `limit`.",
+        "Its messages are answered with the word 'limit'.",
     ),
     (
         "one kind of answer",
@@ -63,7 +63,7 @@ STOP = (
     (
         "nothing without a person",
         "limits.manual: true, then stop and start",
-        "Every answer waits for `mfm-client outbox approve`.",
+        "Every answer waits for 'mfm-client outbox approve'.",
     ),
     (
         "for good",

@@ -162,7 +162,7 @@ def files_of(config: SiteConfig, root: Path) -> list[dict[str, Any]]:
         root: the site's folder.
 
     Returns:
-        Rows of path, holds, patients, stays, after, present, bytes, readers and delete.
+        Rows of path, holds, patients, stays, after, present, bytes and readers.
     """
     state = os.path.relpath(config.state_folder.resolve(), root.resolve())
     rows = []
@@ -177,7 +177,6 @@ def files_of(config: SiteConfig, root: Path) -> list[dict[str, Any]]:
                 "present": bool(there),
                 "bytes": sum(_sizes(there)),
                 "readers": _readers(there),
-                "delete": f"rm -r {path}",
             }
         )
     return rows

@@ -18,6 +18,10 @@ NEVER = (
     "An image, the latent of one patient, a patient id or pseudonym, a file name, the text of an "
     "error, these settings."
 )
+MEANINGS = (
+    "Formal: differential privacy, with epsilon. Heuristic: a rule that makes attacks harder and "
+    "promises nothing. None: nothing beyond adding up."
+)
 FLOWER = "Node and message identifiers, times, sizes, and the address the connection comes from."
 
 
@@ -35,6 +39,7 @@ def sections_of(facts: Facts) -> list[dict[str, Any]]:
         _threats(facts),
         _proof(facts),
         _stop(facts),
+        _arrays(facts["flow"]["exchanges"]),
     ]
 
 
@@ -91,28 +96,41 @@ def part(
 
 
 def _flow(facts: Facts) -> dict[str, Any]:
-    rows, tables = [], []
+    rows = []
     for each in facts["flow"]["exchanges"]:
         splits = ", ".join(each["splits"]) or "no image"
-        label, answered = each["label"], "yes" if each["answered"] else "refused by this site"
-        words = f"{label['level']}: {label['words']}" if label["level"] != "none" else label["words"]
+        answered = "yes" if each["answered"] else "refused by this site"
         figures = (str(each["times"]), f"{each['numbers']:,}", size(each["bytes"]))
-        rows.append((each["kind"], splits, *figures, words, answered))
-        arrays = [
-            (a["name"], " x ".join(map(str, a["shape"])) or "1", f"{a['numbers']:,}")
-            for a in each["arrays"]
-        ]
-        caption = f"Every array of {each['kind']}, from {splits}"
-        tables.append(table(caption, ("array", "shape", "numbers"), arrays))
+        rows.append((each["kind"], splits, *figures, each["label"]["words"], answered))
     head = ("kind", "images used", "times a run", "numbers", "bytes", "protection", "answered")
     items = [
         item("Header of every answer", ", ".join(facts["flow"]["header"])),
         item("An error", "Leaves as one coded word, never as a text."),
         item("Added by the transport (Flower)", FLOWER),
         item("Never", NEVER),
+        item("Protection", MEANINGS),
     ]
-    first = table("Every kind of answer in the agreed run", head, rows)
-    return part("flow", "What may leave: every field", items, [first, *tables])
+    first = table("Every kind of answer in the agreed run; its arrays stand last", head, rows)
+    return part("flow", "What may leave", items, [first])
+
+
+def _arrays(exchanges: Sequence[Facts]) -> dict[str, Any]:
+    """Return every array of every kind; heads that have the same arrays share their rows."""
+    tables = []
+    for each in exchanges:
+        rows: dict[tuple[str, str], list[str]] = {}
+        for array in each["arrays"]:
+            place, _, name = array["name"].rpartition("/")
+            group, _, head = place.partition("/")
+            shape = " x ".join(map(str, array["shape"])) or "1"
+            rows.setdefault((f"{group}/{name}" if group else name, shape), []).append(head)
+        shown = [(name, shape, ", ".join(filter(None, of))) for (name, shape), of in rows.items()]
+        columns = ("array", "shape", "one for each of") if "/" in str(each["arrays"]) else ()
+        splits = ", ".join(each["splits"]) or "no image"
+        caption = f"{each['kind']}, from images of: {splits}"
+        plain = columns or ("array", "shape")
+        tables.append(table(caption, plain, [row[: len(plain)] for row in shown]))
+    return part("arrays", "Every array", [], tables)
 
 
 def _left(facts: Facts) -> dict[str, Any]:
@@ -122,17 +140,18 @@ def _left(facts: Facts) -> dict[str, Any]:
         return part("left", "What has left", [nothing], [])
     rows = []
     for row in left["runs"]:
-        received = ", ".join(f"{word} {count}" for word, count in row["received"].items())
-        when = f"{row['first'][:16].replace('T', ' ')} to {row['last'][:16].replace('T', ' ')}"
+        received = ", ".join(f"{word}: {count}" for word, count in row["received"].items())
+        days = dict.fromkeys((row["first"][:10], row["last"][:10]))
+        when = " to ".join(days)
         figures = (str(row["records"]), str(row["images"]), size(row["bytes"]))
         said = ("; ".join(row["protection"]), str(row["approved"]), received)
         rows.append((f"{row['kind']}, run {row['run'][:12]}", *figures, when, *said))
-    head = ("kind and run", "records", "images behind it", "bytes", "when (UTC)", "protection")
+    head = ("kind and run", "records", "images", "bytes", "days (UTC)", "protection")
     items = [
         item("Records", f"{several(left['records'], 'record')}, {size(left['bytes'])} in all."),
         _receipts(left),
     ]
-    more = ("approved by a person", "received, says the coordinator")
+    more = ("approved by a person", "receipt")
     return part("left", "What has left", items, [table("Per run and kind", (*head, *more), rows)])
 
 
@@ -143,17 +162,19 @@ def _receipts(left: Facts) -> dict[str, Any]:
         return item("Receipts of the coordinator", "None was received.", done=False)
     wrong = left["receipt_problems"]
     signed = "signatures checked" if left["receipts_signed"] else "unsigned: this site has no key"
-    problems = f"; {several(wrong, 'problem')}, see `mfm-client ledger`" if wrong else ""
+    problems = f"; {several(wrong, 'problem')}, see 'mfm-client ledger'" if wrong else ""
     return item("Receipts of the coordinator", f"{signed}{problems}.")
 
 
 def _protection(facts: Facts) -> dict[str, Any]:
     spent, title = facts["accounting"], "Formal privacy: what was spent"
     label = spent["label"]
-    agreed = item("Training in the agreed run", label["words"], label["level"] == "formal")
+    formal = label["level"] == "formal"
+    words = label["words"] if formal else "Without differential privacy."
+    agreed = item("Training in the agreed run", words, formal)
     limit = item("Limit of this site", f"epsilon {spent['max_epsilon']:g}, delta {spent['delta']:g}")
     if not spent["runs"]:
-        none = item("Spent", "No private training has been paid for; nothing formal.", done=False)
+        none = item("Spent", "No private training has been paid for.", done=False)
         return part("protection", title, [agreed, none, limit], [])
     items = [
         agreed,
@@ -178,7 +199,7 @@ def _protection(facts: Facts) -> dict[str, Any]:
 def _attacks(audit: Facts) -> dict[str, Any]:
     title = "Leak audit: attacks on the model"
     if audit["state"] != "done":
-        words = "Make one with `mfm-client audit --privacy`." if audit["state"] == NOT_DONE else (
+        words = "Make one with 'mfm-client audit --privacy'." if audit["state"] == NOT_DONE else (
             "leak_audit.json cannot be read; make it again."
         )  # fmt: skip
         return part("attacks", title, [item("Attacks", words, done=False)], [])
@@ -212,7 +233,7 @@ def _cohort(cohort: Facts) -> dict[str, Any]:
         item("Division", f"By {cohort['split_by']}: one patient's images belong together."),
         item(
             "Pseudonyms",
-            f"`mfm-client intake` writes {digits} digits of HMAC-SHA-256 under this site's secret "
+            f"'mfm-client intake' writes {digits} digits of HMAC-SHA-256 under this site's secret "
             "instead of a patient's number. The secret never leaves. A manifest that was made in "
             "another way holds what its author wrote.",
             cohort["secret"],
@@ -222,16 +243,16 @@ def _cohort(cohort: Facts) -> dict[str, Any]:
             "Hashes of labels, patients and splits are compared before every answer.",
             cohort["fingerprint"],
         ),
-        item("Smallest cell", f"{cohort['smallest_cell']} patients (limits.min_cell_count)."),
+        item("Smallest cell", f"{several(cohort['smallest_cell'], 'patient')} (limits.min_cell_count)."),
     ]
     if counts is None:
-        words = "The images cannot be opened now; `mfm-client check` says why."
+        words = "The images cannot be opened now; 'mfm-client check' says why."
         items.append(item("Counts", words, done=False))
     return part("cohort", "Patients behind it", items, [table("Counts", head, rows)])
 
 
 def _limits(limits: Sequence[Facts]) -> dict[str, Any]:
-    rows = [(row["name"], _words(row["value"]), row["means"]) for row in limits]
+    rows = [(row["name"], _words(row["value"]), row["means"].replace("`", "'")) for row in limits]
     return part("limits", "Limits in force here", [], [table("", ("limit", "value", "means"), rows)])
 
 
@@ -246,13 +267,24 @@ def _words(value: Any) -> str:
 
 
 def _readers(facts: Facts) -> dict[str, Any]:
-    rows = [tuple(row) for row in facts["trust"]]
-    head = ("who", "trusted to", "not trusted to")
-    words = (
-        "The coordinator reads every answer that is listed as having left, and its sums over the "
-        "sites. The other hospitals get the model of each round, the final model and the atlas."
-    )
-    return part("readers", "Who can read what", [item("In short", words)], [table("", head, rows)])
+    """Return who reads each kind of answer, and who is trusted with what."""
+    kinds: dict[str, list[str]] = {"in clear": [], "as a sum over hospitals": []}
+    for each in facts["flow"]["exchanges"]:
+        summed = "secure sum" in each["label"]["words"]
+        kinds["as a sum over hospitals" if summed else "in clear"].append(each["kind"])
+    rows = [("images, identifiers, settings, logs, this page", "this hospital")]
+    rows += [
+        (f"answers: {', '.join(names)}", f"this hospital; the coordinator, {how}")
+        for how, names in kinds.items()
+        if names
+    ]
+    rows.append(("model of each round, final model, atlas", "the coordinator and every hospital"))
+    trust = [tuple(row) for row in facts["trust"]]
+    tables = [
+        table("", ("what", "who reads it"), rows),
+        table("Who is trusted", ("who", "trusted to", "not trusted to"), trust),
+    ]
+    return part("readers", "Who can read what", [], tables)
 
 
 def _files(facts: Facts) -> dict[str, Any]:
@@ -264,17 +296,19 @@ def _files(facts: Facts) -> dict[str, Any]:
             size(row["bytes"]) if row["present"] else "not there",
             row["readers"] or NONE,
             row["stays"],
-            f"{row['delete']} ; then {row['after']}",
+            row["after"],
         )
         for row in facts["files"]
     ]
-    head = ("path", "holds", "about patients", "size", "who reads it here", "stays", "delete")
+    head = ("path", "holds", "of patients", "size", "readers", "stays", "deleting it means")
     other = facts["unlisted"]
     items = [
-        item("Paths", "Start at this site's folder, that of site.yaml. Stop the node first."),
+        item("Paths", "Start at this site's folder, that of site.yaml."),
+        item("To delete", "Stop the node ('mfm-client stop .'), then 'rm -r PATH'."),
+        item("Readers", "Who may read it on this machine: owner, group or everyone."),
         item("The images themselves", "Lie where data.root says; no program here changes them."),
         item("Beside these", f"{several(other, 'other entry', 'other entries')} in the state folder."),
-        item("What has left", "Cannot be called back: sums are part of the model of all."),
+        item("What has left", "Cannot be called back: it is part of sums and of the model."),
     ]
     return part("files", "Files: what is kept, and deletion", items, [table("", head, rows)])
 
@@ -294,8 +328,8 @@ def _proof(facts: Facts) -> dict[str, Any]:
         rows.append((each["name"], each["file"], str(each["lines"]), state, each["head"] or NONE))
     words = (
         "Each line holds the SHA-256 of the one before; the last hash also travels with every "
-        "answer, so the coordinator's rounds.jsonl is a witness: `mfm-client ledger --config "
-        "site.yaml --witness rounds.jsonl`."
+        "answer, so the coordinator's rounds.jsonl is a witness: 'mfm-client ledger --config "
+        "site.yaml --witness rounds.jsonl'."
     )
     head = ("list", "file", "lines", "state", "last hash")
     tables = [table("Checked when this page was made", head, rows)]
