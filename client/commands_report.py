@@ -16,10 +16,8 @@ app = typer.Typer()
 
 
 @app.command()
-def report(  # noqa: PLR0913, PLR0917  # a command's arguments are its options
-    config: Annotated[
-        Path | None, typer.Option(help="The site's settings, site.yaml.")
-    ] = None,
+def report(  # a command's arguments are its options
+    config: Annotated[Path | None, typer.Option(help="The site's settings, site.yaml.")] = None,
     dpo: Annotated[
         Path | None,
         typer.Option(help="This site's folder or site.yaml: write its evidence pack instead."),
@@ -45,7 +43,9 @@ def report(  # noqa: PLR0913, PLR0917  # a command's arguments are its options
     from client.progress import progress
 
     if (config is None) == (dpo is None):
-        raise click.UsageError("give either --config SITE.yaml, or --dpo SITE for the evidence pack")
+        raise click.UsageError(
+            "give either --config SITE.yaml, or --dpo SITE for the evidence pack"
+        )
     if dpo is not None:
         if given := [part for part in (results, model, atlas) if part is not None]:
             raise click.UsageError(f"--dpo takes --out only, not {given[0]}")

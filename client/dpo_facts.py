@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from client.app import shapes_of
 from client.cohort import cohort_path
 from client.commands_privacy import spending_of
 from client.config import LimitsConfig, SiteConfig
 from client.ledger import OutboxReading
 from client.pseudonyms import DIGITS
+from client.receipts import FILE as RECEIPTS
 from client.secret import FILE as SECRET
 from client.site import PRIVACY_LEDGER, Site
 from mfm_core.dataset import SPLITS
@@ -30,7 +32,7 @@ from mfm_core.errors import MfmError
 from strategies import chain, wire
 from strategies.answers import answer_of
 from strategies.config import RunConfig
-from strategies.plan import KINDS, Kind, plan_of
+from strategies.plan import KEYS, KINDS, MASKED, UNPLANNED, Kind, plan_of
 from strategies.privacy import label_of
 
 LEAK_AUDIT = "leak_audit.json"
@@ -45,6 +47,10 @@ _SPLITS: Mapping[Kind, tuple[str, ...]] = {
     "evaluate": ("test",),
     "atlas": (),
     "audit": ("test",),
+    "receipts": (),
+    "secure_keys": (),
+    "secure_shares": (),
+    "secure_unmask": (),
 }
 
 
@@ -59,33 +65,29 @@ def flow_of(site: Site) -> dict[str, Any]:
     """Return every field that leaves in the agreed run, exchange by exchange."""
     run, limits = site.run, site.config.limits
     steps = [step.kind for step in plan_of(run)]
+    secure = run.secure_sum.enabled
     exchanges = []
     for kind in KINDS:
-        if kind != "hello" and kind not in steps:
+        if kind not in steps and (kind not in UNPLANNED or (kind in KEYS and not secure)):
             continue
-        answer = answer_of(run, kind)
-        schema = [*(answer.total or ())]
-        arrays = [_array(name, shape, 8) for name, shape in schema]
-        if answer.update:
-            arrays.insert(0, _array(wire.MODEL, (wire.model_size(site.schema),), 4))
+        arrays: list[dict[str, Any]] = [
+            {"name": name, "shape": list(shape), "numbers": math.prod(shape)}
+            for name, shape in shapes_of(site, kind).items()
+        ]
         exchanges.append(
             {
                 "kind": kind,
-                "times": max(1, steps.count(kind)),
+                "times": None if kind in KEYS else max(1, steps.count(kind)),
                 "splits": list(splits_of(run, kind)),
                 "answered": kind in limits.allowed_kinds,
                 "label": label_of(run, kind, limits.min_cell_count).to_dict(),
+                "masked": secure and kind in MASKED,
+                "keys": answer_of(run, kind).sealed,
                 "arrays": arrays,
                 "numbers": sum(array["numbers"] for array in arrays),
-                "bytes": sum(array["bytes"] for array in arrays),
             }
         )
     return {"header": [field.name for field in fields(wire.Header)], "exchanges": exchanges}
-
-
-def _array(name: str, shape: tuple[int, ...], width: int) -> dict[str, Any]:
-    numbers = math.prod(shape)
-    return {"name": name, "shape": list(shape), "numbers": numbers, "bytes": width * numbers}
 
 
 def limits_of(limits: LimitsConfig) -> list[dict[str, Any]]:
@@ -109,14 +111,18 @@ def accounting_of(site: Site) -> dict[str, Any]:
 def left_of(read: OutboxReading) -> dict[str, Any]:
     """Return what has really left, per run and kind, oldest first."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    received: Any = getattr(read, "received", None)
     for line in read.lines:
         key = str(line.get("run", ""))[:64], str(line.get("kind", ""))
         row = rows.setdefault(
             key,
             {
                 **{"run": key[0], "kind": key[1], "records": 0, "bytes": 0, "images": 0},
-                **{"first": str(line.get("time", "")), "approved": 0, "protection": []},
+                **{
+                    "first": str(line.get("time", "")),
+                    "approved": 0,
+                    "masked": 0,
+                    "protection": [],
+                },
                 "received": Counter[str](),
             },
         )
@@ -127,15 +133,16 @@ def left_of(read: OutboxReading) -> dict[str, Any]:
         row["last"] = str(line.get("time", ""))
         row["approved"] += "approved_by" in line
         row["protection"] = sorted({*row["protection"], words})
-        row["received"][received.of(line) if received else "no"] += 1
+        row["masked"] += bool(line.get("masked"))
+        row["received"][read.received.of(line)] += 1
     for row in rows.values():
         row["received"] = dict(sorted(row["received"].items()))
     return {
         "records": len(read.lines),
         "bytes": read.bytes,
         "runs": list(rows.values()),
-        "receipts_signed": bool(getattr(read, "signed", False)),
-        "receipt_problems": len(received.problems) if received else 0,
+        "receipts_signed": read.signed,
+        "receipt_problems": len(read.received.problems),
     }
 
 
@@ -144,7 +151,7 @@ def ledgers_of(read: OutboxReading, site: Site) -> list[dict[str, Any]]:
     state, spent = site.config.state_folder, site.privacy.read()
     return [
         _ledger("what left", read.path, len(read.problems)),
-        _ledger("what the coordinator received", state / "receipts.jsonl", None),
+        _ledger("what the coordinator received", state / RECEIPTS, None),
         _ledger("what private training spent", state / PRIVACY_LEDGER, len(spent.problems)),
     ]
 
@@ -185,9 +192,7 @@ def _counts(site: Site) -> list[dict[str, Any]] | None:
         return None
     of_split = {name: images.patients[images.select(name)] for name in SPLITS}
     shared = {
-        name: sum(
-            len(np.intersect1d(own, other)) for n, other in of_split.items() if n != name
-        )
+        name: sum(len(np.intersect1d(own, other)) for n, other in of_split.items() if n != name)
         for name, own in of_split.items()
     }
     return [

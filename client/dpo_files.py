@@ -15,8 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from client.config import SiteConfig
+from client.dpo_facts import LEAK_AUDIT
 from client.held import FOLDER as HELD
+from client.receipts import FILE as RECEIPTS
 from client.secret import FILE as SECRET
+from client.secure_session import FILE as SECURE
+from client.secure_site import ROSTER
 from client.site import ATLAS, CACHE, FINAL, HEADS_FILE, LEDGER, LOG, PRIVACY_LEDGER
 
 
@@ -63,7 +67,7 @@ KEPT = (
         "no private step is taken any more; do not delete it to regain a budget",
     ),
     Kept(
-        "{state}/receipts.jsonl",
+        f"{{state}}/{RECEIPTS}",
         "what the coordinator signed to have received",
         False,
         "for good, it is the proof",
@@ -82,6 +86,20 @@ KEPT = (
         True,
         "as long as pseudonyms shall stay the same",
         "a new intake gives other pseudonyms; nobody can link old ones to patients any more",
+    ),
+    Kept(
+        f"{{state}}/{SECURE}",
+        "keys of the masks of a secure sum that is not finished",
+        False,
+        "until the next secure sum",
+        "answers that wait for it are lost",
+    ),
+    Kept(
+        f"{{state}}/{ROSTER}",
+        "names and public keys of the sites of a secure sum",
+        False,
+        "until the next secure sum",
+        "likewise",
     ),
     Kept(
         "{state}/cohort-*.json",
@@ -105,7 +123,11 @@ KEPT = (
         "likewise",
     ),
     Kept(
-        f"{{state}}/{HEADS_FILE}", "heads of the mitigation", False, "until the next run", "likewise"
+        f"{{state}}/{HEADS_FILE}",
+        "heads of the mitigation",
+        False,
+        "until the next run",
+        "likewise",
     ),
     Kept(
         f"{{state}}/{HELD}",
@@ -126,6 +148,20 @@ KEPT = (
         "audit of the model on single images of this site",
         True,
         FOREVER,
+        "it can be made again",
+    ),
+    Kept(
+        "{state}/dpo",
+        "this page and its JSON",
+        False,
+        FOREVER,
+        "it can be made again",
+    ),
+    Kept(
+        f"{{state}}/{LEAK_AUDIT}",
+        "figures of attacks on the model",
+        False,
+        "until the next leak audit",
         "it can be made again",
     ),
     Kept(
@@ -183,7 +219,7 @@ def files_of(config: SiteConfig, root: Path) -> list[dict[str, Any]]:
 
 
 def unlisted(config: SiteConfig) -> int:
-    """Return how many entries of the state folder stand in no row."""
+    """Return how many entries of the state folder stand in no row, locks and heads left out."""
     folder = config.state_folder
     if not folder.is_dir():
         return 0

@@ -47,13 +47,19 @@ def glance_of(facts: Facts) -> list[tuple[str, str, str]]:
     """Return anchor, title and one sentence per question that is asked first."""
     flow, left, spent = facts["flow"]["exchanges"], facts["left"], facts["accounting"]
     levels = [row["label"]["level"] for row in flow]
-    counts = ", ".join(f"{levels.count(level)} {level}" for level in ("formal", "heuristic", "none"))
+    counts = ", ".join(
+        f"{levels.count(level)} {level}" for level in ("formal", "heuristic", "none")
+    )
     whole = all(not ledger["problems"] for ledger in facts["ledgers"])
     audit = facts["leak_audit"]
     attacked = _attacked(audit)
     paid = f"epsilon {_figure(spent['epsilon'])} spent of {spent['max_epsilon']:g}"
     return [
-        ("flow", "What may leave", f"{several(len(flow), 'kind')} of answer; protection: {counts}."),
+        (
+            "flow",
+            "What may leave",
+            f"{several(len(flow), 'kind')} of answer; protection: {counts}.",
+        ),
         ("left", "What has left", f"{several(left['records'], 'record')}, {size(left['bytes'])}."),
         ("protection", "Formal privacy", f"{paid}." if spent["runs"] else "None was paid for."),
         ("attacks", "Leak audit", attacked),
@@ -100,9 +106,10 @@ def _flow(facts: Facts) -> dict[str, Any]:
     for each in facts["flow"]["exchanges"]:
         splits = ", ".join(each["splits"]) or "no image"
         answered = "yes" if each["answered"] else "refused by this site"
-        figures = (str(each["times"]), f"{each['numbers']:,}", size(each["bytes"]))
+        numbers = "keys and shares" if each["keys"] else f"{each['numbers']:,}"
+        figures = (str(each["times"] or "as needed"), numbers)
         rows.append((each["kind"], splits, *figures, each["label"]["words"], answered))
-    head = ("kind", "images used", "times a run", "numbers", "bytes", "protection", "answered")
+    head = ("kind", "images used", "times a run", "numbers", "protection", "answered")
     items = [
         item("Header of every answer", ", ".join(facts["flow"]["header"])),
         item("An error", "Leaves as one coded word, never as a text."),
@@ -172,13 +179,18 @@ def _protection(facts: Facts) -> dict[str, Any]:
     formal = label["level"] == "formal"
     words = label["words"] if formal else "Without differential privacy."
     agreed = item("Training in the agreed run", words, formal)
-    limit = item("Limit of this site", f"epsilon {spent['max_epsilon']:g}, delta {spent['delta']:g}")
+    limit = item(
+        "Limit of this site", f"epsilon {spent['max_epsilon']:g}, delta {spent['delta']:g}"
+    )
     if not spent["runs"]:
         none = item("Spent", "No private training has been paid for.", done=False)
         return part("protection", title, [agreed, none, limit], [])
     items = [
         agreed,
-        item("Spent over all runs", f"epsilon {_figure(spent['epsilon'])} at delta {spent['delta']:g}"),
+        item(
+            "Spent over all runs",
+            f"epsilon {_figure(spent['epsilon'])} at delta {spent['delta']:g}",
+        ),
         limit,
         item("Unit and neighbours", f"{spent['runs'][0]['unit']}; add or remove one."),
         item("What it means", spent["meaning"]),
@@ -243,7 +255,10 @@ def _cohort(cohort: Facts) -> dict[str, Any]:
             "Hashes of labels, patients and splits are compared before every answer.",
             cohort["fingerprint"],
         ),
-        item("Smallest cell", f"{several(cohort['smallest_cell'], 'patient')} (limits.min_cell_count)."),
+        item(
+            "Smallest cell",
+            f"{several(cohort['smallest_cell'], 'patient')} (limits.min_cell_count).",
+        ),
     ]
     if counts is None:
         words = "The images cannot be opened now; 'mfm-client check' says why."
@@ -253,7 +268,9 @@ def _cohort(cohort: Facts) -> dict[str, Any]:
 
 def _limits(limits: Sequence[Facts]) -> dict[str, Any]:
     rows = [(row["name"], _words(row["value"]), row["means"].replace("`", "'")) for row in limits]
-    return part("limits", "Limits in force here", [], [table("", ("limit", "value", "means"), rows)])
+    return part(
+        "limits", "Limits in force here", [], [table("", ("limit", "value", "means"), rows)]
+    )
 
 
 def _words(value: Any) -> str:
@@ -270,8 +287,7 @@ def _readers(facts: Facts) -> dict[str, Any]:
     """Return who reads each kind of answer, and who is trusted with what."""
     kinds: dict[str, list[str]] = {"in clear": [], "as a sum over hospitals": []}
     for each in facts["flow"]["exchanges"]:
-        summed = "secure sum" in each["label"]["words"]
-        kinds["as a sum over hospitals" if summed else "in clear"].append(each["kind"])
+        kinds["as a sum over hospitals" if each["masked"] else "in clear"].append(each["kind"])
     rows = [("images, identifiers, settings, logs, this page", "this hospital")]
     rows += [
         (f"answers: {', '.join(names)}", f"this hospital; the coordinator, {how}")
@@ -307,7 +323,9 @@ def _files(facts: Facts) -> dict[str, Any]:
         item("To delete", "Stop the node ('mfm-client stop .'), then 'rm -r PATH'."),
         item("Readers", "Who may read it on this machine: owner, group or everyone."),
         item("The images themselves", "Lie where data.root says; no program here changes them."),
-        item("Beside these", f"{several(other, 'other entry', 'other entries')} in the state folder."),
+        item(
+            "Beside these", f"{several(other, 'other entry', 'other entries')} in the state folder."
+        ),
         item("What has left", "Cannot be called back: it is part of sums and of the model."),
     ]
     return part("files", "Files: what is kept, and deletion", items, [table("", head, rows)])

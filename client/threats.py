@@ -45,6 +45,8 @@ def _rows(heading: str) -> list[tuple[str, str, str]]:
     for line in after.partition("\n\n")[0].splitlines()[2:]:
         cells = [cell.strip() for cell in line.strip("| \n").split(" | ")]
         cells += [""] * (3 - len(cells))
-        first, second, third = (cell.strip("| ").replace("**", "").replace("`", "") for cell in cells)
+        first, second, third = (
+            cell.strip("| ").replace("**", "").replace("`", "") for cell in cells
+        )
         rows.append((first, second, third))
     return rows

@@ -56,9 +56,9 @@ def test_the_page_answers_every_question(after_run: Path, tmp_path: Path) -> Non
     for name in type(open_site(site).config.limits).model_fields:
         assert name in text
     head = facts["ledgers"][0]
-    assert head["head"] in text and head["problems"] == 0 and head["lines"] == 11
+    assert head["head"] in text and head["problems"] == 0 and head["lines"] == 12
     assert "mfm-client stop ." in text and "secret.key" in text
-    assert page.count('"undone"') >= 3, "no private training, no attacks, no receipts: not done"
+    assert page.count('"undone"') >= 3, "no private training, nothing spent, no attacks: not done"
 
 
 def test_the_page_stands_alone(after_run: Path) -> None:
@@ -71,7 +71,9 @@ def test_the_page_stands_alone(after_run: Path) -> None:
 
 
 def test_every_array_of_the_json_can_be_found_on_the_page(after_run: Path, tmp_path: Path) -> None:
-    assert call(["report", "--dpo", str(after_run / "sites" / "1.yaml"), "--out", str(tmp_path)]) == 0
+    assert (
+        call(["report", "--dpo", str(after_run / "sites" / "1.yaml"), "--out", str(tmp_path)]) == 0
+    )
     facts = json.loads((tmp_path / FACTS).read_text(encoding="utf-8"))
     shown = {row[0]: row for table in sections_of(facts)[-1]["tables"] for row in table["rows"]}
     for each in facts["flow"]["exchanges"]:

@@ -62,7 +62,7 @@ def test_a_kind_uses_the_splits_that_the_page_names(
     grid = make_grid(folder, wrap={0: watched(used), 1: watched(used)})
     run_federation(grid, consortium(folder, "out"), resume=False)
     shown = {row["kind"] for row in flow_of(open_site(folder / "sites" / "0.yaml"))["exchanges"]}
-    assert shown == {*used} - {"now"} | {"atlas", "hello"}
+    assert shown == {*used} - {"now"} | {"atlas", "hello", "receipts"}
     for kind in KINDS:
         if kind in shown:
             assert used[kind] == set(splits_of(run, kind)), kind
@@ -79,7 +79,6 @@ def _compare_with_ledger(site_file: Path, run: RunConfig) -> None:
         assert arrays == {array["name"]: array["shape"] for array in row["arrays"]}
         assert row["label"]["level"] == line["protection"]["level"]
         assert row["label"] == label_of(run, line["kind"], 1).to_dict()
-        assert row["bytes"] <= line["bytes"] <= row["bytes"] + 400
     found = left_of(read)
     assert found["records"] == len(read.lines) and found["bytes"] == read.bytes
     assert sum(row["records"] for row in found["runs"]) == found["records"]

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from client.config import load_site_config
 from client.dpo_files import KEPT, files_of, unlisted
 from server.app import run_federation
-from tests.server.hospitals import consortium, lay_out, make_grid
+from strategies.config import RunConfig
+from tests.server.hospitals import RUN, consortium, lay_out, make_grid
+
+MASKED = RunConfig.model_validate(
+    {
+        **{**RUN.model_dump(), "rounds": 1, "mitigation": {}, "audit": {"enabled": False}},
+        "secure_sum": {"enabled": True},
+    }
+)
 
 
-def test_after_a_run_every_file_of_the_state_folder_stands_in_a_row(tmp_path: Path) -> None:
-    folder = lay_out(tmp_path)
-    run_federation(make_grid(folder), consortium(folder, "out"), resume=False)
+@pytest.mark.parametrize("run", [RUN, MASKED], ids=["plain", "secure sum"])
+def test_after_a_run_every_file_of_the_state_folder_stands_in_a_row(
+    run: RunConfig, tmp_path: Path
+) -> None:
+    folder = lay_out(tmp_path, ("north", "south", "west"), run)
+    settings = consortium(folder, "out", simulated_sites=3)
+    run_federation(make_grid(folder, 3), settings, resume=False)
     config = load_site_config(folder / "sites" / "0.yaml")
     assert unlisted(config) == 0
     rows = {row["path"]: row for row in files_of(config, folder / "sites")}

@@ -193,7 +193,8 @@ def _whole_run(consortium: Consortium, proof: Proof, tell: Any) -> None:
     for words in (("report", str(run)), ("release", str(run))):
         done = subprocess.run(
             [sys.executable, "-P", "-m", "server", *words],
-            cwd=bundle_folder(), capture_output=True, text=True, check=False,
+            cwd=bundle_folder(), env={**os.environ, "PYTHONPATH": str(bundle_folder())},
+            capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
             proof.problems.append(f"mfm-server {words[0]}: {done.stderr[-300:] or done.stdout}")
@@ -209,7 +210,10 @@ def _broken_run(
 ) -> None:
     """Start a run in which every site fails in mid-run, one of them after it has leaked."""
     begun = time.monotonic()
-    leak = {"kind": "patch_moments", "pieces": {f"x{n}": p.content.hex() for n, p in enumerate(pieces)}}
+    leak = {
+        "kind": "patch_moments",
+        "pieces": {f"x{n}": p.content.hex() for n, p in enumerate(pieces)},
+    }
     (steering / f"leak-{LEAKY}").write_text(json.dumps(leak), encoding="utf-8")
     following = consortium.submit(BROKEN)
     if not wait_until(lambda: _has_leaked(consortium), 240.0):

@@ -28,7 +28,20 @@ FEWEST_TONES = 14
 """Different values of a row of pixels, below which it could stand anywhere by chance."""
 
 ONTOLOGY = OntologyConfig(classes=("left", "right"), attributes={"view": ("AP", "PA")})
-_SYLLABLES = ("zor", "quil", "mav", "beth", "dru", "nyx", "fel", "gorm", "wys", "tarn", "jup", "ück")
+_SYLLABLES = (
+    "zor",
+    "quil",
+    "mav",
+    "beth",
+    "dru",
+    "nyx",
+    "fel",
+    "gorm",
+    "wys",
+    "tarn",
+    "jup",
+    "ück",
+)
 _PERSONS = (
     *("ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName"),
     *("NameOfPhysiciansReadingStudy", "ResponsiblePerson", "PhysiciansOfRecord"),

@@ -90,7 +90,9 @@ class Relay:
                 writer.close()
 
 
-async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter, kept: bytearray) -> None:
+async def _pump(
+    source: asyncio.StreamReader, target: asyncio.StreamWriter, kept: bytearray
+) -> None:
     """Pass bytes on until one side ends; they are kept before they go on."""
     with contextlib.suppress(OSError):
         while part := await source.read(65536):
