@@ -53,16 +53,19 @@ class Span:
         return self.end - self.start
 
 
-def write_study(rounds: int, steps: int, patients: int, run: Mapping[str, Any]) -> StudyConfig:
-    """Return a study of four phantom hospitals of equal size.
+def write_study(
+    rounds: int, steps: int, patients: int, run: Mapping[str, Any], hospitals: int = HOSPITALS
+) -> StudyConfig:
+    """Return a study of phantom hospitals of equal size.
 
     Args:
         rounds: training rounds.
         steps: optimiser steps of a hospital per round.
         patients: of each hospital.
         run: more keys of the run, e.g. a smaller model.
+        hospitals: how many.
     """
-    names = [f"h{number}" for number in range(HOSPITALS)]
+    names = [f"h{number}" for number in range(hospitals)]
     size = run.get("image", {}).get("size_px", 64)
     classes = ["none", "infiltrate", "effusion", "nodule", "cardiomegaly"]
     common = {
