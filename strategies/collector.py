@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from flwr.app import RecordDict
+from numpy.typing import NDArray
 
 from mfm_core.errors import UpdateRejected
 from mfm_core.sums import Accumulator, Array, Schema, Sum
@@ -21,6 +22,7 @@ from strategies.checks import check_audit, check_heads
 from strategies.config import AggregationConfig
 from strategies.plan import Kind, Step
 from strategies.privacy import PRIVATE_WEIGHT
+from strategies.robust import bounded, combined
 from strategies.rounds import Site
 from strategies.secure_payload import SecureSumConfig
 
@@ -164,7 +166,7 @@ class Collector:
     """Checks replies and adds them exactly, in any order, in memory that no site adds to.
 
     Image count, weighted update and Sum of a reply are added as one vector, so a reply is added
-    as a whole or not at all.
+    as a whole or not at all. Where the agreed aggregation looks at single updates they are kept.
     """
 
     def __init__(
@@ -179,6 +181,7 @@ class Collector:
         sums = wire.model_size(answer.total) if answer.total is not None else 0
         self._adder = Accumulator(1 + self._size + sums)
         self._of_site: dict[str, dict[str, Any]] = {}
+        self._updates: dict[str, NDArray[np.float32]] = {}
         self.names: dict[int, str] = {}
 
     def add(self, site: Site, record: RecordDict) -> None:
@@ -203,6 +206,8 @@ class Collector:
         except ValueError:
             raise UpdateRejected("size", "a number is too large to be added exactly") from None
         self._of_site[header.site] = {"images": header.num_images, **noted}
+        if payload.model is not None and self._identity.limits.inspects:
+            self._updates[header.site] = payload.model.copy()
         self.names[site.node_id] = header.site
 
     def _check(self, total: Sum, images: int) -> None:
@@ -220,6 +225,10 @@ class Collector:
         flat = self._adder.result()
         images = flat[0]
         update = flat[1 : 1 + self._size] / max(images, 1.0) if self._answer.update else None
+        if self._updates:
+            rows = [self._updates[name] for name in sorted(self._updates)]
+            limits = self._identity.limits
+            update = combined(bounded(rows, limits.norm_bound), limits.combine, limits.trim)
         total = None
         if self._answer.total is not None:
             total = Sum.unflatten(self._answer.total, flat[1 + self._size :])

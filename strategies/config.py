@@ -16,6 +16,7 @@ from mfm_core.errors import ConfigError
 from mfm_core.mitigation import TRAINED, MethodName, Recipe
 from strategies.gates import GatesConfig
 from strategies.privacy import PrivacyConfig, privacy_problems
+from strategies.robust import Combine
 from strategies.secure_payload import SecureSumConfig
 
 MAX_LATENT = 2048
@@ -37,6 +38,22 @@ class AggregationConfig(Part):
         1_000_000, ge=1, description="Largest weight of a site; a larger claim is refused."
     )
     max_update_norm: float = Field(1e4, gt=0, description="Largest L2 norm of a site's update.")
+    combine: Combine = Field(
+        "mean", description="mean by images; trimmed_mean or median count every site the same."
+    )
+    trim: float = Field(
+        0.2, ge=0, lt=0.5, description="trimmed_mean: share of the sites cut off at either end."
+    )
+    norm_bound: float | None = Field(
+        None,
+        gt=0,
+        description="Longest update, in medians of all norms; longer ones shrink.",
+    )
+
+    @property
+    def inspects(self) -> bool:
+        """Return whether single updates are looked at."""
+        return self.combine != "mean" or self.norm_bound is not None
 
     @model_validator(mode="after")
     def _proximal_term_belongs_to_fedprox(self) -> Self:
@@ -151,6 +168,15 @@ class RunConfig(Part):
     def _privacy_is_kept(self) -> Self:
         if problems := privacy_problems(self):
             raise ValueError(f"privacy.training is dp_sgd: {'; '.join(problems)}")
+        return self
+
+    @model_validator(mode="after")
+    def _either_hidden_or_inspected(self) -> Self:
+        if self.secure_sum.enabled and self.aggregation.inspects:
+            raise ValueError(
+                "secure_sum.enabled hides single updates, aggregation.combine and norm_bound look "
+                "at them; choose one: combine: mean without norm_bound, or enabled: false"
+            )
         return self
 
     @model_validator(mode="after")

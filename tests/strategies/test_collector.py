@@ -155,3 +155,18 @@ def test_honest_counts_pass() -> None:
     check_counts("evaluate", Sum(metrics(10)), 10, 100)
     check_counts("train", Sum(metrics(40, "val.")), 10, 100)
     check_counts("patch_moments", Sum({"patch.count": np.array([10.0])}), 10, 100)
+
+
+def test_a_run_that_inspects_updates_is_not_pulled_away_by_a_liar() -> None:
+    made, answer = setting(5)
+    robust = replace(made, limits=AggregationConfig(combine="median"))
+    found = []
+    for identity in (made, robust):
+        collector = Collector(identity, Step("train", 1), answer, lambda total, images: {})
+        for name, value in (("a", 1.0), ("b", 1.1), ("c", 0.9), ("liar", 900.0)):
+            collector.add(Site(0, name), reply(name, np.full(5, value), 10, (1, 1)))
+        found.append(collector.result())
+    mean, median = found
+    assert mean.update is not None and median.update is not None
+    assert mean.update.min() > 100 and abs(median.update - 1.05).max() < 1e-6
+    assert median.images == mean.images and median.total is not None
