@@ -229,12 +229,13 @@ def bench(quick: bool = False) -> list[Row]:
         RunFailed: the simulated run ended without a model.
     """
     from simulation.federation_cost import bench_federation
+    from simulation.secure_cost import bench_secure_sum
 
     rounds = 3 if quick else 9
     with one_thread():
         rows = [*bench_ssim(rounds), *bench_step(rounds)]
         rows += bench_private_step(rounds, draw_image_set(64), BATCH)
-    return rows if quick else [*rows, *bench_federation()]
+    return rows if quick else [*rows, *bench_federation(), *bench_secure_sum()]
 
 
 def to_json(rows: list[Row]) -> dict[str, Any]:
