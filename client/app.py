@@ -80,13 +80,14 @@ fallback_log = logging.getLogger("mfm.site")
 
 @dataclass(frozen=True)
 class Request:
-    """A message that passed every check, at its site; `permit` is what it may spend, if asked."""
+    """A message that passed every check: its arrays and their hash, what it may spend if asked."""
 
     site: Site
     kind: Kind
     round: int
     payload: wire.Payload
     about: str = ""
+    arrays: str = ""
     permit: Permit | None = None
 
     @property
@@ -170,7 +171,7 @@ def receive(site: Site, kind: Kind, message: Message) -> Request:
     if payload.model is not None:
         check_graph(site)
         check_weights(site, kind, payload.model)
-    return Request(site, kind, number, payload, header.about)
+    return Request(site, kind, number, payload, header.about, header.payload_hash)
 
 
 def keys_reply(request: Request) -> Reply:
@@ -207,7 +208,8 @@ def release(request: Request, reply: Reply) -> RecordDict:
     )
     answer, seal = answer_of(site.run, request.kind), None
     if request.about and request.kind in MASKED:
-        seal = seal_for(site, Step(request.kind, request.round), answer, request.about)
+        asked = request.about, request.arrays
+        seal = seal_for(site, Step(request.kind, request.round), answer, asked)
     record = site.outbox.release(header, reply.payload, site.schema, answer, seal)
     size = wire.record_bytes(record)
     site.log.info("%s round %d: %d bytes left", header.kind, header.round, size)

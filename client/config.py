@@ -21,6 +21,7 @@ from strategies.onboarding import address_problem
 from strategies.plan import KINDS, Kind
 
 ANY = "any"
+FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 
 
 class LimitsConfig(Part):
@@ -56,6 +57,12 @@ class LimitsConfig(Part):
     )
     min_secure_sites: int = Field(
         3, ge=3, le=256, description="Fewest sites of a secure sum this site takes part in."
+    )
+    peers: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="Fingerprint (SHA256:..., as `ssh-keygen -lf keys/node.pub` prints) of every "
+        "other site's node key; a secure sum with any other site or key is refused. Empty: the key "
+        "seen first is kept.",
     )
     manual: bool = Field(
         False, description="Hold every message until a person runs `mfm-client outbox approve`."
@@ -106,6 +113,13 @@ class LimitsConfig(Part):
     def _hashes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if wrong := [text for text in value if not re.fullmatch("[0-9a-f]{64}", text)]:
             raise ValueError(f"expected 64 hexadecimal digits, found {wrong}")
+        return value
+
+    @field_validator("peers")
+    @classmethod
+    def _fingerprints(cls, value: Mapping[str, str]) -> Mapping[str, str]:
+        if wrong := sorted(n for n, key in value.items() if not FINGERPRINT.fullmatch(key)):
+            raise ValueError(f"expected SHA256: and 43 characters, not so for {', '.join(wrong)}")
         return value
 
     @field_validator("max_numbers")

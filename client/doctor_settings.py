@@ -15,7 +15,7 @@ import numpy as np
 from client.config import ANY, SiteConfig, load_site_config, load_site_run
 from client.finding import Finding
 from client.folder import Folder
-from client.keys import key_problems, read_request
+from client.keys import key_problems, public_text, read_key, read_request
 from client.kit import read_kit
 from client.limits import check_arrays
 from mfm_core.autoencoder import parameters_of
@@ -25,7 +25,7 @@ from mfm_core.sums import Schema
 from strategies.answers import answer_of, request_has_model, request_schema
 from strategies.bundle import bundle_hash, stage_bundle
 from strategies.config import RunConfig
-from strategies.onboarding import KIT_SITE, Kit
+from strategies.onboarding import KIT_SITE, Kit, fingerprint
 from strategies.plan import Kind, plan_of
 from strategies.wire import MODEL
 
@@ -209,7 +209,10 @@ def check_keys(folder: Folder) -> Finding:
         return Finding(
             "keys", "fail", "the site's keys cannot be used", problems[0], tuple(problems)
         )
-    return Finding("keys", "ok", "private key readable by its owner only, request matches it")
+    own = fingerprint(public_text(read_key(folder)))
+    return Finding(
+        "keys", "ok", f"private key readable by its owner only, request matches it; it is {own}"
+    )
 
 
 def check_code(kit: Kit | None, run: RunConfig | None) -> Finding:

@@ -66,17 +66,26 @@ def read_key(folder: Folder) -> ec.EllipticCurvePrivateKey:
     Raises:
         ConfigError: missing, damaged or of another kind.
     """
+    return read_key_file(folder.key)
+
+
+def read_key_file(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Return the private key of a file.
+
+    Raises:
+        ConfigError: as for `read_key`.
+    """
     try:
-        key = serialization.load_ssh_private_key(folder.key.read_bytes(), password=None)
+        key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
     except OSError as error:
         reason = f"cannot be read ({error.strerror}); run as the user who made it, or `init` anew"
-        raise ConfigError(str(folder.key), [reason]) from None
+        raise ConfigError(str(path), [reason]) from None
     except (ValueError, TypeError, UnsupportedAlgorithm):
         reason = "is damaged or protected by a passphrase; restore the file that `init` wrote"
-        raise ConfigError(str(folder.key), [reason]) from None
+        raise ConfigError(str(path), [reason]) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp384r1":
         reason = "is of another kind; expected the ECDSA P-384 key that `init` wrote"
-        raise ConfigError(str(folder.key), [reason])
+        raise ConfigError(str(path), [reason])
     return key
 
 
@@ -91,9 +100,12 @@ def read_request(folder: Folder) -> SiteRequest:
 
 def public_text(key: ec.EllipticCurvePrivateKey) -> str:
     """Return the public half in OpenSSH's one-line form."""
-    encoded = key.public_key().public_bytes(
-        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-    )
+    return public_text_of(key.public_key())
+
+
+def public_text_of(key: ec.EllipticCurvePublicKey) -> str:
+    """Return a public key in OpenSSH's one-line form."""
+    encoded = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     return encoded.decode("ascii")
 
 

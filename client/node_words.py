@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from client.certificate import WARN_DAYS, read_authority
@@ -17,8 +18,9 @@ from client.kit import host_and_port, read_kit
 from client.message_record import read_messages
 from client.node import PROCESSES, NodeStatus, read_node
 from client.receipts import read_receipts
+from client.secure_peers import read_peers
 from client.site import LEDGER
-from mfm_core.errors import ConfigError
+from mfm_core.errors import ConfigError, UpdateRejected
 from strategies import chain
 from strategies.health import read_ills
 
@@ -36,6 +38,7 @@ class Status:
         receipt_problems: what is wrong with its receipts.
         days_left: of the "authority" and of the "server"; a missing one could not be read.
         ills: what `status --healthy` says of the processes; empty when all is well.
+        peers: fingerprint of the node key of every site that this one made a secure sum with.
         outcomes: messages since the runner began, by "answered", "refused:<word>", "error:<word>".
     """
 
@@ -50,6 +53,7 @@ class Status:
     receipt_problems: tuple[str, ...] = ()
     ills: tuple[str, ...] = ()
     outcomes: dict[str, int] = field(default_factory=dict)
+    peers: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -89,7 +93,15 @@ def read_status(folder: Folder, last: int = 5, *, offline: bool = False) -> Stat
         receipt_problems=receipts.problems,
         ills=read_ills(folder.node / PROCESSES),
         outcomes=read_messages(folder.node).get("outcomes", {}),
+        peers=_peers(config.state_folder),
     )
+
+
+def _peers(state: Path) -> dict[str, str]:
+    try:
+        return dict(read_peers(state))
+    except UpdateRejected as error:
+        return {"?": str(error)}
 
 
 def text_of(found: Status) -> str:
@@ -104,6 +116,9 @@ def text_of(found: Status) -> str:
     ] or ["  none"]
     rows += [f"  LEDGER: {problem}" for problem in found.ledger_problems]
     rows += [f"  RECEIPT: {problem}" for problem in found.receipt_problems]
+    if found.peers:
+        rows += ["", "Node keys of the sites in secure sums; compare with them by telephone:"]
+        rows += [f"  {name:16}  {key}" for name, key in sorted(found.peers.items())]
     rows += ["", "Certificates:"]
     for whose in ("authority", "server"):
         left = found.days_left.get(whose)

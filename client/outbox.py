@@ -12,6 +12,7 @@ What crosses the hospital's boundary: exactly what the ledger lists.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ class Outbox:
         """
         self._check(header, payload, model, answer)
         leaving = payload if seal is None else seal(header.num_images, payload)
-        record = wire.encode(header, leaving, model)
+        sent = header if seal is None else replace(header, num_images=0)  # it is in the sum
+        record = wire.encode(sent, leaving, model)
         size = wire.record_bytes(record)
         if size > self.limits.max_message_bytes:
             limit = self.limits.max_message_bytes

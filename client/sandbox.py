@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -93,9 +94,15 @@ def _made_read_only(libc: ctypes.CDLL, place: bytes) -> bool:
 
 def _refuse_mounts_below(place: bytes) -> None:
     """Raise OSError when a file system is mounted below a folder."""
+    below = place.rstrip(b"/") + b"/"
     with Path("/proc/self/mountinfo").open("rb") as lines:
-        if any(line.split()[4].startswith(place.rstrip(b"/") + b"/") for line in lines):
+        if any(_plain(line.split()[4]).startswith(below) for line in lines):
             raise OSError("a file system is mounted below the images")
+
+
+def _plain(path: bytes) -> bytes:
+    """Return a path of mountinfo, which writes spaces and the like as octal numbers."""
+    return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), path)
 
 
 def _protect(libc: ctypes.CDLL, data: Path) -> None:

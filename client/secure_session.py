@@ -31,18 +31,20 @@ class Session:
 
     Attributes:
         keys: the session's name, the site's and its secret.
+        first: position in the plan of the first exchange that it has keys for.
         roster: hash of the roster it has shared its secrets with; empty before.
         masked: participants of each exchange whose mask has been used.
         revealed: survivors of each exchange whose shares have been given.
     """
 
     keys: SiteKeys
+    first: int
     roster: str = ""
     masked: dict[int, tuple[str, ...]] = field(default_factory=dict)
     revealed: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
 
-def begin_session(state: Path, session: str, site: str) -> SiteKeys:
+def begin_session(state: Path, session: str, site: str, first: int) -> SiteKeys:
     """Return the keys of a session that begins; an older session is forgotten with its secret.
 
     The same session may begin again until its roster is known, so that a lost reply can be asked
@@ -54,15 +56,15 @@ def begin_session(state: Path, session: str, site: str) -> SiteKeys:
     with _locked(state):
         kept = _read(state, site)
         if kept is not None and kept.keys.session == session:
-            if kept.roster or kept.masked:
+            if kept.roster or kept.masked or kept.first != first:
                 raise UpdateRejected("session", "this session is under way; begin a new one")
             return kept.keys
         keys = SiteKeys(session, site, secrets.token_bytes(KEY_BYTES))
-        _write(state, Session(keys))
+        _write(state, Session(keys, first))
         return keys
 
 
-def fix_roster(state: Path, session: str, site: str, roster: str) -> SiteKeys:
+def fix_roster(state: Path, session: str, site: str, first: int, roster: str) -> SiteKeys:
     """Return the keys of a session once its roster is written down; it never changes afterwards.
 
     Raises:
@@ -70,10 +72,26 @@ def fix_roster(state: Path, session: str, site: str, roster: str) -> SiteKeys:
     """
     with _locked(state):
         kept = _current(state, session, site)
+        _check_first(kept, first)
         if kept.roster not in ("", roster):
             raise UpdateRejected("roster", "this session has another roster already")
         _write(state, replace(kept, roster=roster))
         return kept.keys
+
+
+def check_session(state: Path, session: str, site: str, first: int, roster: str) -> None:
+    """Return if this is the session in hand, from its own position and with its own roster.
+
+    A session that may shift its position would mask one exchange twice, under two keys.
+
+    Raises:
+        UpdateRejected: "session" or "roster".
+    """
+    with _locked(state):
+        kept = _current(state, session, site)
+        _check_first(kept, first)
+        if not roster or kept.roster != roster:
+            raise UpdateRejected("roster", "this session has another roster, or none yet")
 
 
 def spend_mask(
@@ -112,6 +130,11 @@ def spend_shares(state: Path, session: str, site: str, told: Told) -> SiteKeys:
         return kept.keys
 
 
+def _check_first(kept: Session, first: int) -> None:
+    if kept.first != first:
+        raise UpdateRejected("session", f"the session begins at {kept.first}, not at {first}")
+
+
 def _current(state: Path, session: str, site: str) -> Session:
     kept = _read(state, site)
     if kept is None or kept.keys.session != session:
@@ -131,7 +154,7 @@ def _read(state: Path, site: str) -> Session | None:
             {int(step): tuple(names) for step, names in found[use].items()}
             for use in ("masked", "revealed")
         )
-        return Session(keys, found["roster"], masked, revealed)
+        return Session(keys, int(found["first"]), found["roster"], masked, revealed)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -140,6 +163,7 @@ def _write(state: Path, session: Session) -> None:
     content = {
         "session": session.keys.session,
         "master": session.keys.master.hex(),
+        "first": session.first,
         "roster": session.roster,
         "masked": {str(step): list(names) for step, names in session.masked.items()},
         "revealed": {str(step): list(names) for step, names in session.revealed.items()},

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,15 @@ import numpy as np
 
 from client.outbox import Seal
 from client.secret import secret_seed
-from client.secure_session import begin_session, fix_roster, spend_mask, spend_shares
+from client.secure_opened import check_open_for, note_open
+from client.secure_peers import check_peers, sign_advert
+from client.secure_session import (
+    begin_session,
+    check_session,
+    fix_roster,
+    spend_mask,
+    spend_shares,
+)
 from client.site import Site
 from mfm_core.errors import LimitRefusal, UpdateRejected
 from mfm_core.whole_file import write_whole
@@ -29,6 +38,7 @@ from strategies.secure_layout import (
     pack_parts,
     pack_roster,
     pack_shares,
+    request_hash,
     told_of,
     unpack_about,
     unpack_parts,
@@ -86,17 +96,26 @@ def answer_keys(site: Site, kind: Kind, about: str, sealed: bytes) -> Payload:
     return Payload(sealed=makers[kind](site, told, sealed))
 
 
-def seal_for(site: Site, step: Step, answer: Answer, about: str) -> Seal:
+def seal_for(site: Site, step: Step, answer: Answer, asked: tuple[str, str]) -> Seal:
     """Return what masks the answer to one exchange; its keys are spent when it is called.
 
+    Args:
+        site: whose answer.
+        step: the exchange.
+        answer: what was agreed to leave.
+        asked: what the header said of the secure sum, and the hash of the arrays that came.
+
     Raises:
-        UpdateRejected: the exchange is none of the session's, or its group is too small.
+        UpdateRejected: the exchange is none of the session's, its group is too small, or it was
+            opened for another group before.
     """
+    about, arrays = asked
     told = unpack_about(about, ABOUT["masked"])
     position = plan_of(site.run).index(step) - told["first"]
     roster = _roster(site, told)
     names, fewest = told["participants"], _fewest(site)
     check_participants(roster, site.config.name, names, fewest)
+    check_open_for(site.config.state_folder, (site.config_hash, step), names)
     if not 0 <= position < len(roster.adverts[0].pairs):
         raise UpdateRejected("session", f"the session has no keys for {step.kind} {step.round}")
     most = site.run.aggregation.max_site_images
@@ -110,12 +129,13 @@ def seal_for(site: Site, step: Step, answer: Answer, about: str) -> Seal:
         (told["norm"], told["largest"]),
     )
     state = site.config.state_folder
+    request = request_hash((site.config_hash, step.kind, step.round), arrays, about)
 
     def seal(images: int, payload: Payload) -> Payload:
         rounding = np.random.default_rng(secret_seed(state, f"rounding {site.config_hash} {step}"))
         plain = to_integers(form, images, payload, rounding)
         keys = spend_mask(state, told["session"], site.config.name, position, names)
-        return Payload(masked=mask(keys, roster, position, names, plain))
+        return Payload(masked=mask(keys, roster, position, (names, request), plain))
 
     return seal
 
@@ -124,8 +144,9 @@ def _keys(site: Site, told: Mapping[str, Any], sealed: bytes) -> bytes:
     steps = steps_from(plan_of(site.run), told["first"])
     if steps < 1 or told["first"] < 0:
         raise UpdateRejected("session", "the session begins outside the plan of the run")
-    keys = begin_session(site.config.state_folder, told["session"], site.config.name)
-    return pack_advert(advertise(keys, steps))
+    state, name = site.config.state_folder, site.config.name
+    keys = begin_session(state, told["session"], name, told["first"])
+    return pack_advert(sign_advert(site, told["session"], advertise(keys, steps)))
 
 
 def _shares(site: Site, told: Mapping[str, Any], sealed: bytes) -> bytes:
@@ -134,8 +155,9 @@ def _shares(site: Site, told: Mapping[str, Any], sealed: bytes) -> bytes:
     roster = Roster(told["session"], unpack_roster(told["names"], steps, sealed))
     if name not in roster.names or len(roster.names) < _fewest(site):
         raise UpdateRejected("roster", f"{len(roster.names)} sites, or this one is not among them")
-    keys = fix_roster(state, told["session"], name, roster.hash)
-    if advertise(keys, steps) != roster.of(name):
+    check_peers(site, roster)
+    keys = fix_roster(state, told["session"], name, told["first"], roster.hash)
+    if advertise(keys, steps) != replace(roster.of(name), public=b"", signature=b""):
         raise UpdateRejected("roster", "the roster shows other keys for this site than its own")
     adverts = {advert.site: advert for advert in roster.adverts}
     content = {"names": list(roster.names), "adverts": pack_roster(adverts).hex()}
@@ -146,9 +168,11 @@ def _shares(site: Site, told: Mapping[str, Any], sealed: bytes) -> bytes:
 def _unmask(site: Site, told: Mapping[str, Any], sealed: bytes) -> bytes:
     story, roster = told_of(told), _roster(site, told)
     inbox = unpack_parts(story.participants, sealed, SEALED_BYTES)
-    name = site.config.name
+    name, state = site.config.name, site.config.state_folder
     check_told(roster, name, story, _fewest(site))
-    keys = spend_shares(site.config.state_folder, told["session"], name, story)
+    keys = spend_shares(state, told["session"], name, story)
+    step = plan_of(site.run)[told["first"] + story.step]
+    note_open(state, (site.config_hash, step), story.survivors)
     return pack_parts(reveal(keys, roster, story, inbox, _fewest(site)))
 
 
@@ -166,7 +190,8 @@ def _roster(site: Site, told: Mapping[str, Any]) -> Roster:
         raise UpdateRejected("session", "this site has no roster; begin a new session") from None
     steps = steps_from(plan_of(site.run), told["first"])
     roster = Roster(told["session"], unpack_roster(names, steps, content))
-    fix_roster(site.config.state_folder, told["session"], site.config.name, roster.hash)
+    state, name = site.config.state_folder, site.config.name
+    check_session(state, told["session"], name, told["first"], roster.hash)
     return roster
 
 

@@ -18,6 +18,7 @@ from flwr.app import Context
 from numpy.typing import NDArray
 
 from client.config import SiteConfig, load_site_config, load_site_run
+from client.folder import Folder
 from client.outbox import Outbox
 from client.privacy_ledger import PrivacyLedger
 from mfm_core.autoencoder import Autoencoder, build_autoencoder
@@ -36,11 +37,12 @@ FINAL, ATLAS, HEADS_FILE = "final.safetensors", "atlas.safetensors", "heads.safe
 
 @dataclass(frozen=True)
 class Site:
-    """One hospital in this process."""
+    """One hospital in this process; `node_key` is its private key's file, None in a simulation."""
 
     config: SiteConfig
     run: RunConfig
     config_hash: str
+    node_key: Path | None = None
     _latents: dict[str, tuple[str, NDArray[np.float32]]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -144,7 +146,9 @@ def open_site(path: Path) -> Site:
         config = load_site_config(path)
         torch.set_num_threads(config.threads)
         run = load_site_run(config)
-        _SITES[key] = Site(config, run, canonical_hash(run))
+        node_key = Folder(key.parent).key
+        known = node_key if node_key.exists() else None
+        _SITES[key] = Site(config, run, canonical_hash(run), known)
     return _SITES[key]
 
 

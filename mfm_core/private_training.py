@@ -315,8 +315,22 @@ def _add_pass(
     terms = lesson.learn(tape, images, weights, int(tossed.sum()))
     if len(counts) < len(images):
         join_units(adder.params, torch.from_numpy(owners), len(counts))
+    silence_broken(adder.params)
     adder.clip_and_accumulate()
     return terms
+
+
+def silence_broken(parameters: list[Any]) -> None:
+    """Set the gradients of a unit to 0 where one of them is not finite.
+
+    A clip leaves NaN as it is: one broken unit would spoil the whole change, and that nothing
+    leaves would tell of its presence. A unit's part remains a function of that unit alone.
+    """
+    sums = torch.stack([p.grad_sample.flatten(1).sum(dim=1) for p in parameters]).sum(dim=0)
+    broken = ~torch.isfinite(sums)
+    if broken.any():
+        for parameter in parameters:
+            parameter.grad_sample[broken] = 0.0
 
 
 def join_units(parameters: list[Any], owners: torch.Tensor, count: int) -> None:

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from mfm_core.errors import CheckpointError, ConfigError, is_full
-from mfm_core.whole_file import write_whole
+from mfm_core.whole_file import sync_folder, write_whole
 from server.checkpoints import Stamp, load_newest, save_state
 from server.run_files import PROGRESS, ROUNDS, STATES, read_lines
 from strategies import chain
 from strategies.plan import Step
 from strategies.strategy import RunState
+
+GROUPS = "secure_groups.json"
+"""Of which sites each exchange of a secure sum has been opened."""
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -92,6 +95,35 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
         return str(linked["hash"])
+
+    def hold(self, step: Step, names: tuple[str, ...]) -> None:
+        """Write down, synced, whose sum is about to be opened; a resume asks the same sites."""
+        groups = {**self._groups(), f"{step.kind} {step.round}": list(names)}
+        write_json(self.folder / GROUPS, {"run": self._hashes[0], "groups": groups})
+        sync_folder(self.folder)
+
+    def held(self, step: Step) -> tuple[str, ...] | None:
+        """Return whose sum of an exchange may have been opened; None where none was.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        names = self._groups().get(f"{step.kind} {step.round}")
+        return None if names is None else tuple(names)
+
+    def _groups(self) -> dict[str, list[str]]:
+        path = self.folder / GROUPS
+        if not path.is_file():
+            return {}
+        try:
+            found = json.loads(path.read_bytes())
+            groups = dict(found["groups"])
+        except (ValueError, KeyError, TypeError):
+            raise CheckpointError(
+                f"{path}: damaged; sites open each exchange for one group only, which it names. "
+                "Restore it, or agree on a new run"
+            ) from None
+        return groups if found["run"] == self._hashes[0] else {}
 
     def keep(self, state: RunState) -> None:
         """Write the state with the ledger's length and hash."""

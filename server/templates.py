@@ -102,6 +102,7 @@ LIMITS = f"""\
   min_cell_count: 10          # fewest patients of a released cell; smaller ones leave as zeros
   require_secure_sum: false   # true: refuse answers that the server could read by themselves
   min_secure_sites: 3         # fewest sites of a secure sum
+  # peers: {{north: "SHA256:{"A" * 43}"}}   # node key of each other site
   max_epsilon: 8.0            # of all private training here, over every run
   delta: 1.0e-6               # delta at which max_epsilon holds
   min_noise_multiplier: 0.0   # above 0: runs without DP-SGD, or with less noise, are refused

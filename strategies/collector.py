@@ -41,7 +41,7 @@ class Pooled:
         update: `[D] float64`, mean change of the weights by images; None when none was asked for.
         total: the merged Sum, or None.
         of_site: what the phase noted of each site's own reply, by name; under a secure sum, where
-            nobody sees one, the images alone.
+            nobody sees one, nothing.
         norm: root mean square of the sites' update norms, where a secure sum quantises; else 0.
     """
 

@@ -6,6 +6,7 @@ compares sizes before it reads. What crosses the hospital's boundary: public key
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +19,7 @@ SEALED_BYTES = NONCE_BYTES + 2 * SHARE_BYTES + 16
 """Nonce, two shares and the tag of AES-GCM."""
 
 SIGNATURE_BYTES = 160
-"""Room for an ECDSA P-384 signature (at most 104 bytes) with its length before it."""
+"""Room for an ECDSA P-384 signature (at most 104 bytes) and its key (49), each with its length."""
 
 
 def advert_bytes(steps: int) -> int:
@@ -27,10 +28,10 @@ def advert_bytes(steps: int) -> int:
 
 
 def pack_advert(advert: Advert) -> bytes:
-    """Return an advert as bytes: channel, pair keys, promises, signature with its length."""
-    signature = len(advert.signature).to_bytes(2, "big") + advert.signature
-    parts = [advert.channel, *advert.pairs, *advert.promises, signature.ljust(SIGNATURE_BYTES)]
-    return b"".join(parts)
+    """Return an advert as bytes: channel, pair keys, promises, signature and the key it is of."""
+    signed = (len(part).to_bytes(2, "big") + part for part in (advert.signature, advert.public))
+    room = b"".join(signed).ljust(SIGNATURE_BYTES, b"\0")
+    return b"".join([advert.channel, *advert.pairs, *advert.promises, room])
 
 
 def unpack_advert(site: str, steps: int, content: bytes) -> Advert:
@@ -42,12 +43,20 @@ def unpack_advert(site: str, steps: int, content: bytes) -> Advert:
     if len(content) != advert_bytes(steps):
         raise UpdateRejected("roster", f"{len(content)} bytes are no advert of {steps} exchanges")
     keys = _cut(content[:-SIGNATURE_BYTES], KEY_BYTES)
-    room = content[-SIGNATURE_BYTES:]
-    length = int.from_bytes(room[:2], "big")
-    if length > SIGNATURE_BYTES - 2:
+    signature, rest = _first_part(content[-SIGNATURE_BYTES:])
+    public, rest = _first_part(rest)
+    if rest.strip(b"\0"):
+        raise UpdateRejected("roster", "something stands behind the signature")
+    pairs, promises = tuple(keys[1 : 1 + steps]), tuple(keys[1 + steps :])
+    return Advert(site, keys[0], pairs, promises, public, signature)
+
+
+def _first_part(room: bytes) -> tuple[bytes, bytes]:
+    """Return the part whose length stands before it, and what follows it."""
+    end = 2 + int.from_bytes(room[:2], "big")
+    if len(room) < end:
         raise UpdateRejected("roster", "the signature is longer than its room")
-    signature = room[2 : 2 + length]
-    return Advert(site, keys[0], tuple(keys[1 : 1 + steps]), tuple(keys[1 + steps :]), signature)
+    return room[2:end], room[end:]
 
 
 def pack_roster(adverts: Mapping[str, Advert]) -> bytes:
@@ -116,9 +125,10 @@ def unpack_about(text: str, wanted: Mapping[str, type]) -> dict[str, Any]:
     """
     try:
         found = json.loads(text)
-        assert isinstance(found, dict) and set(found) == set(wanted)
+        if not isinstance(found, dict) or set(found) != set(wanted):
+            raise ValueError("other fields")
         values = {name: _typed(found[name], kind) for name, kind in wanted.items()}
-    except (ValueError, AssertionError):
+    except (ValueError, OverflowError, RecursionError):
         fields = ", ".join(sorted(wanted))
         raise UpdateRejected("secure", f"expected the fields {fields} of a secure sum") from None
     return values
@@ -135,6 +145,17 @@ def _typed(value: Any, kind: type) -> Any:
     if type(value) is not kind:
         raise ValueError("another type")
     return value
+
+
+def request_hash(agreed: tuple[str, str, int], arrays: str, about: str) -> str:
+    """Return the hash of all that a site was asked in a masked exchange.
+
+    Args:
+        agreed: hash of the agreed run, kind and round of the exchange.
+        arrays: hash of the arrays that were sent (`wire.payload_hash`).
+        about: what the header said of the secure sum.
+    """
+    return hashlib.sha256(json.dumps([*agreed, arrays, about]).encode()).hexdigest()
 
 
 def told_of(about: Mapping[str, Any]) -> Told:

@@ -10,6 +10,7 @@ What crosses the hospital's boundary: nothing here; the integers leave under mas
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -112,6 +113,11 @@ def to_integers(form: Form, images: int, payload: Payload, draw: np.random.Gener
     return Masked(update.view(np.uint16), to_ring(np.concatenate(parts)))
 
 
+def _root(square: float) -> float:
+    """Return the root; of a negative number, which no honest answers give, a negative one."""
+    return math.copysign(abs(square) ** 0.5, square)
+
+
 def from_integers(form: Form, summed: Masked) -> Opened:
     """Return what the sum of `to_integers` over sites says."""
     flat = from_ring(summed.total)
@@ -119,7 +125,7 @@ def from_integers(form: Form, summed: Masked) -> Opened:
     update, norm, start = None, 0.0, 1
     if form.grain is not None:
         total = dequantise(summed.update.view(np.int16), form.grain)
-        update, norm, start = total * form.largest / images, float(flat[1] / images) ** 0.5, 2
+        update, norm, start = total * form.largest / images, _root(float(flat[1] / images)), 2
     elif form.size:
         update, start = flat[1 : 1 + form.size] / images, 1 + form.size
     found = None if form.total is None else Sum.unflatten(form.total, flat[start:])

@@ -99,7 +99,9 @@ class MaskedSum(_Named):
             UpdateRejected: a check failed; nothing was added.
         """
         agreed = self._identity.expect(self._step, self._answer, site.name or None)
-        expected = replace(agreed, model=None, total=None, masked=self._form.sizes, max_norm=None)
+        expected = replace(
+            agreed, model=None, total=None, masked=self._form.sizes, max_norm=None, images=(0, 0)
+        )
         self._open(site, record, expected)
 
     def _take(self, header: wire.Header, payload: wire.Payload) -> None:

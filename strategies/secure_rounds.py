@@ -29,7 +29,6 @@ from strategies.checks import check_audit, check_heads
 from strategies.collector import Identity, Pooled, check_counts
 from strategies.plan import Step
 from strategies.quantise import Grain
-from strategies.ring import Masked
 from strategies.rounds import Exchange, RoundRules, Site
 from strategies.secret_shares import SHARE_BYTES
 from strategies.secure_layout import (
@@ -37,6 +36,7 @@ from strategies.secure_layout import (
     pack_about,
     pack_parts,
     pack_roster,
+    request_hash,
     sealed_for,
     unpack_advert,
     unpack_parts,
@@ -137,6 +137,19 @@ class Ask(Protocol):
         """Return how it went; the line of a secure sum's own exchange is not written yet."""
 
 
+class Groups(Protocol):
+    """Keeps, over a resume, of which sites the sum of an exchange may have been opened.
+
+    A repeat over another group would show the difference, so that sites refuse to open it.
+    """
+
+    def hold(self, step: Step, names: tuple[str, ...]) -> None:
+        """Write down whose sum is about to be opened."""
+
+    def held(self, step: Step) -> tuple[str, ...] | None:
+        """Return whose sum may have been opened; None where none was."""
+
+
 class SecureRounds:
     """Runs the exchanges of a plan as secure sums.
 
@@ -145,6 +158,7 @@ class SecureRounds:
         identity: what messages carry.
         plan: the run's exchanges, in order.
         rules: quorum and times.
+        groups: of which sites each exchange has been opened.
         norm: longest update of the next round; None for the agreed first one.
     """
 
@@ -154,10 +168,11 @@ class SecureRounds:
         identity: Identity,
         plan: Sequence[Step],
         rules: RoundRules,
+        groups: Groups,
         norm: float | None = None,
     ) -> None:
         self._settings, self._identity, self._plan, self._rules = settings, identity, plan, rules
-        self._norm = settings.first_norm if norm is None else norm
+        self._norm, self._groups = settings.first_norm if norm is None else norm, groups
         self._session: Session | None = None
 
     def exchange(
@@ -223,9 +238,18 @@ class SecureRounds:
         what: tuple[Sequence[Site], tuple[wire.Payload, Answer, int]],
     ) -> tuple[Pooled, Exchange]:
         sites, (payload, answer, largest) = what
-        there = tuple(site for site in sites if site.name in session.shares)
+        group = self._groups.held(step)
+        there = tuple(
+            s for s in sites if s.name in session.shares and s.name in (group or (s.name,))
+        )
         names = tuple(sorted(site.name for site in there))
         fewest = max(self._fewest, session.roster.threshold)
+        if missing := sorted(set(group or ()) - set(names)):
+            raise TooFewSites(
+                f"{step.kind}: shares for the sum of {', '.join(group or ())} have been asked for, "
+                f"so that sites open this exchange for no other group; {', '.join(missing)} "
+                "cannot be reached. Start those nodes and resume, or agree on a new run"
+            )
         if len(names) < fewest:
             raise TooFewSites(
                 f"{step.kind}: {len(names)} sites with keys can be reached, a secure sum of "
@@ -239,24 +263,32 @@ class SecureRounds:
         }  # fmt: skip
         masked = MaskedSum(self._identity, step, answer, (form, names))
         rules = self._rules.model_copy(update={"attempts": 1, "quorum": fewest})
-        went = ask(step, there, Sent(_all(payload), pack_about(about)), masked, rules)
+        sent = Sent(_all(payload), pack_about(about))
+        went = ask(step, there, sent, masked, rules)
         told = Told(self._plan.index(step) - session.first, names, tuple(sorted(masked.of_site)))
-        left, liars = self._unmask(ask, session, (told, there), form)
+        self._groups.hold(step, told.survivors)
+        revealed = self._unmask(ask, session, told, there)
+        request = self._request_hash(step, payload, sent.about)
+        left, liars = masks_left(session.roster, told, revealed, form.sizes, request)
         opened = from_integers(form, masked.total.minus(left))
         self._check(step, opened, told.survivors)
         self._norm = HEADROOM * opened.norm if opened.norm > 0 else self._norm
-        return self._pooled(masked, opened), _with_liars(went, liars)
+        return self._pooled(opened), _with_liars(went, liars)
 
     def _form(self, step: Step, answer: Answer, terms: tuple[float, int]) -> Form:
         model = self._identity.schema if answer.update else None
         key = (self._identity.config_hash, step)
         return form_of(self._settings, (model, answer.total), key, terms)
 
+    def _request_hash(self, step: Step, payload: wire.Payload, about: str) -> str:
+        header = self._identity.compose(step, payload, about).config_records[wire.HEADER]
+        agreed = self._identity.config_hash, step.kind, step.round
+        return request_hash(agreed, str(header["payload_hash"]), about)
+
     def _unmask(
-        self, ask: Ask, session: Session, who: tuple[Told, Sequence[Site]], form: Form
-    ) -> tuple[Masked, tuple[str, ...]]:
-        """Return what the masks of the survivors add up to, and who gave wrong shares."""
-        told, sites = who
+        self, ask: Ask, session: Session, told: Told, sites: Sequence[Site]
+    ) -> Mapping[str, Mapping[str, bytes]]:
+        """Return the shares of the survivors' masks, by the site that gave them."""
         inboxes = {
             name: wire.Payload(
                 sealed=pack_parts(
@@ -284,12 +316,13 @@ class SecureRounds:
         rules = self._rules.model_copy(update=update)
         sent = Sent(inboxes.__getitem__, pack_about(about))
         ask(Step("secure_unmask"), there, sent, gather, rules)
-        return masks_left(session.roster, told, gather.found, form.sizes)
+        return gather.found
 
     def _check(self, step: Step, opened: Opened, sites: Sequence[str]) -> None:
         """Refuse a sum that no honest answers give; whose fault it is cannot be seen."""
         limits, kind = self._identity.limits, step.kind
         try:
+            _check_range(opened, limits.max_site_images * len(sites), limits.max_update_norm)
             if opened.update is not None:
                 norm = float(np.linalg.norm(opened.update))
                 if not math.isfinite(norm) or norm > limits.max_update_norm:
@@ -310,13 +343,20 @@ class SecureRounds:
                 "secure sum hides which, so run with secure_sum.enabled: false to find it",
             ) from None
 
-    def _pooled(self, masked: MaskedSum, opened: Opened) -> Pooled:
-        noted = masked.result().of_site
-        return Pooled(opened.images, opened.update, opened.total, noted, self._norm)
+    def _pooled(self, opened: Opened) -> Pooled:
+        return Pooled(opened.images, opened.update, opened.total, {}, self._norm)
 
     @property
     def _fewest(self) -> int:
         return max(self._settings.min_sites, self._rules.quorum)
+
+
+def _check_range(opened: Opened, most: int, max_norm: float) -> None:
+    """Refuse images and norms that no sites can have; they scale everything else."""
+    if not 0 <= opened.images <= most:
+        raise UpdateRejected("weight", f"{opened.images} images, expected 0 to {most}")
+    if not 0 <= opened.norm <= max_norm:
+        raise UpdateRejected("norm", f"updates of norm {opened.norm:g}, agreed are {max_norm:g}")
 
 
 def _all(payload: wire.Payload) -> Content:

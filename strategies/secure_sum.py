@@ -11,15 +11,19 @@
 Keys of one exchange say nothing about those of another, so steps 1 and 2 are done once for all
 exchanges of a session. A pair of sites derives its mask from X25519 and HKDF-SHA256.
 
-What it protects: with authentic public keys and fewer than a third of the sites in league with the
-server, the server learns the sum of at least `threshold` sites and nothing else, even when it lies
-about who dropped out: two different stories would need 2 x threshold answers. What it does not: a
-server that invents sites (the public keys must be known to be theirs: `signature`), a site that
-puts in wrong numbers, the sum itself.
+What it protects, with authentic public keys and no site in league with the server: one that tells
+all sites the same learns the sum of at least `threshold` of them and nothing else. One that tells
+each site another story of who dropped out learns at most one sum of more than half of the sites
+(up to nine sites: of `threshold`), because both secrets of a site would need 2 x threshold answers.
+One that asks sites different questions (other weights, another step width) learns nothing, since
+their masks do not cancel. What it does not: a server that invents sites (keys must be known to be
+theirs: `signature`), a site that puts in wrong numbers, the sum itself.
 
 Source: Bonawitz et al. 2017, "Practical Secure Aggregation for Privacy-Preserving Machine
-Learning", figure 4, without the consistency check, which a threshold above two thirds replaces
-(theorem 6.5). What crosses the hospital's boundary: public keys, sealed shares, masked numbers.
+Learning", figure 4, without its consistency check, which the threshold above two thirds replaces in
+part; masks bound to the question: Pasquini et al. 2022, "Eluding Secure Aggregation in Federated
+Learning via Model Inconsistency", section 7. What crosses the hospital's
+boundary: public keys, sealed shares, masked numbers.
 """
 
 from __future__ import annotations
@@ -80,18 +84,20 @@ class Advert:
         channel: public key for sealed shares.
         pairs: one public key per exchange.
         promises: SHA-256 of the own mask's key, per exchange.
-        signature: of `signed_bytes` with the site's node key; empty in a simulation.
+        public: the node key's public half, a compressed point of P-384; empty in a simulation.
+        signature: of `signed_bytes` with the node key (ECDSA, SHA-384); empty in a simulation.
     """
 
     site: str
     channel: bytes
     pairs: tuple[bytes, ...]
     promises: tuple[bytes, ...]
+    public: bytes = b""
     signature: bytes = b""
 
     def signed_bytes(self, session: str) -> bytes:
         """Return what the signature is about."""
-        parts = [self.channel, *self.pairs, *self.promises]
+        parts = [self.public, self.channel, *self.pairs, *self.promises]
         content = [session, self.site, [part.hex() for part in parts]]
         return b"mfm secure sum 1\0" + json.dumps(content).encode()
 
@@ -205,21 +211,26 @@ def check_participants(
         )
 
 
-def mask(keys: SiteKeys, roster: Roster, step: int, names: Sequence[str], plain: Masked) -> Masked:
+def mask(
+    keys: SiteKeys, roster: Roster, step: int, asked: tuple[Sequence[str], str], plain: Masked
+) -> Masked:
     """Return a site's numbers under its masks of one exchange.
 
     Args:
         keys: the site's, of the session.
         roster: all sites of the session.
         step: the exchange; a step's keys must serve once (`client` burns them).
-        names: the participants, checked with `check_participants`.
+        asked: the participants, checked with `check_participants`, and the hash of all that this
+            site was asked (`secure_layout.request_hash`). Masks cancel only between sites that
+            were asked the same: weights made for one site, or a step width for one, open nothing.
         plain: the site's numbers in the ring.
     """
-    sizes = plain.sizes
+    (names, request), sizes = asked, plain.sizes
     masked = plain.plus(_own_mask(keys.own_secret(step), sizes))
     for peer in names:
         if peer != keys.site:
-            pair = _pair_mask(keys.pair_secret(step), keys.site, roster.of(peer), step, sizes)
+            shared = _pair_key(keys.pair_secret(step), roster.of(peer), step)
+            pair = _pair_mask(shared, (keys.site, peer), request, sizes)
             masked = masked.plus(pair) if keys.site < peer else masked.minus(pair)
     return masked
 
@@ -269,6 +280,7 @@ def masks_left(
     told: Told,
     revealed: Mapping[str, Mapping[str, bytes]],
     sizes: tuple[int, int],
+    request: str,
 ) -> tuple[Masked, tuple[str, ...]]:
     """Return what must be taken off the survivors' sum, and the sites that gave wrong shares.
 
@@ -277,6 +289,7 @@ def masks_left(
         told: what the sites were told.
         revealed: shares by the site that gave them.
         sizes: P and S of the numbers.
+        request: hash of what all sites were asked.
 
     Raises:
         UpdateRejected: "shares"; not enough right ones.
@@ -292,7 +305,8 @@ def masks_left(
         secret, wrong = _recover(roster, revealed, name, partial(_opens, public))
         liars |= set(wrong)
         for peer in told.survivors:
-            pair = _pair_mask(secret, name, roster.of(peer), told.step, sizes)
+            shared = _pair_key(secret, roster.of(peer), told.step)
+            pair = _pair_mask(shared, (name, peer), request, sizes)
             left = left.minus(pair) if name < peer else left.plus(pair)
     return left, tuple(sorted(liars))
 
@@ -312,10 +326,15 @@ def _own_mask(secret: bytes, sizes: tuple[int, int]) -> Masked:
     return _expand(secret, "own mask", sizes)
 
 
-def _pair_mask(secret: bytes, site: str, peer: Advert, step: int, sizes: tuple[int, int]) -> Masked:
+def _pair_key(secret: bytes, peer: Advert, step: int) -> bytes:
+    return _agree(X25519PrivateKey.from_private_bytes(secret), peer.pairs[step])
+
+
+def _pair_mask(
+    shared: bytes, pair: tuple[str, str], request: str, sizes: tuple[int, int]
+) -> Masked:
     """Return the mask that two sites share: added by the first by name, subtracted by the other."""
-    shared = _agree(X25519PrivateKey.from_private_bytes(secret), peer.pairs[step])
-    return _expand(shared, " ".join(sorted((site, peer.site))), sizes)
+    return _expand(shared, json.dumps([*sorted(pair), request]), sizes)
 
 
 def _expand(secret: bytes, about: str, sizes: tuple[int, int]) -> Masked:

@@ -95,6 +95,12 @@ class Journal(Protocol):
     def keep(self, state: RunState) -> None:
         """Store the state after a finished phase, together with the ledger so far."""
 
+    def hold(self, step: Step, names: tuple[str, ...]) -> None:
+        """Write down whose sum is about to be opened (`secure_rounds.Groups`)."""
+
+    def held(self, step: Step) -> tuple[str, ...] | None:
+        """Return whose sum of an exchange may have been opened; None where none was."""
+
 
 class PhasedStrategy(Strategy):
     """Runs the phases of a run from where its state says, and keeps every step.
@@ -127,7 +133,7 @@ class PhasedStrategy(Strategy):
         if identity.secure is not None:
             plan = tuple(phase.step for phase in self.phases)
             norm = state.facts.get(NORM)
-            self._secure = SecureRounds(identity.secure, identity, plan, rules, norm)
+            self._secure = SecureRounds(identity.secure, identity, plan, rules, journal, norm)
 
     def start(
         self,

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from client import sandbox
+
 INSIDE = """
 import json, os, socket, sys
 from pathlib import Path
@@ -108,3 +110,15 @@ def test_images_on_a_share_with_another_below_are_read_only_for_an_ordinary_user
     assert seen["done"]["images read-only"] and seen["done"]["no network"]
     assert seen["read"] == "pixels\n"
     assert seen["top"] == seen["below"] == "Read-only file system"
+
+
+def test_a_mount_below_a_folder_with_a_space_in_its_name_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel writes the space as \\040; overlooked, that mount would stay writable."""
+    listing = tmp_path / "mountinfo"
+    listing.write_bytes(b"40 30 0:35 / /data/chest\\040films/share rw - nfs host:/share rw\n")
+    monkeypatch.setattr(sandbox, "Path", lambda _: listing)
+    with pytest.raises(OSError, match="mounted below"):
+        sandbox._refuse_mounts_below(b"/data/chest films")
+    sandbox._refuse_mounts_below(b"/data/chest")

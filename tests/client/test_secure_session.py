@@ -10,7 +10,14 @@ import sys
 
 import pytest
 
-from client.secure_session import FILE, begin_session, fix_roster, spend_mask, spend_shares
+from client.secure_session import (
+    FILE,
+    begin_session,
+    check_session,
+    fix_roster,
+    spend_mask,
+    spend_shares,
+)
 from mfm_core.errors import UpdateRejected
 from strategies.secure_sum import Told
 
@@ -24,17 +31,17 @@ def refused(reason, call, *arguments):
 
 
 def begun(state):
-    keys = begin_session(state, "one", "a")
-    fix_roster(state, "one", "a", "roster")
+    keys = begin_session(state, "one", "a", 0)
+    fix_roster(state, "one", "a", 0, "roster")
     return keys
 
 
 def test_keys_are_random_kept_and_for_their_owner_only(tmp_path):
-    keys = begin_session(tmp_path, "one", "a")
-    assert begin_session(tmp_path, "one", "a") == keys, "a lost reply may be asked for again"
+    keys = begin_session(tmp_path, "one", "a", 0)
+    assert begin_session(tmp_path, "one", "a", 0) == keys, "a lost reply may be asked for again"
     assert (tmp_path / FILE).stat().st_mode & 0o077 == 0
-    assert begin_session(tmp_path, "two", "a").master != keys.master
-    assert begin_session(tmp_path, "one", "a").master != keys.master, "the old secret is gone"
+    assert begin_session(tmp_path, "two", "a", 0).master != keys.master
+    assert begin_session(tmp_path, "one", "a", 0).master != keys.master, "the old secret is gone"
 
 
 def test_masks_and_shares_of_an_exchange_are_used_once(tmp_path):
@@ -57,14 +64,32 @@ def test_shares_are_given_for_the_masked_group_only(tmp_path):
 
 def test_a_session_under_way_does_not_begin_again_and_keeps_its_roster(tmp_path):
     begun(tmp_path)
-    refused("session", begin_session, tmp_path, "one", "a")
-    refused("roster", fix_roster, tmp_path, "one", "a", "another")
-    fix_roster(tmp_path, "one", "a", "roster")
+    refused("session", begin_session, tmp_path, "one", "a", 0)
+    refused("roster", fix_roster, tmp_path, "one", "a", 0, "another")
+    fix_roster(tmp_path, "one", "a", 0, "roster")
     refused("session", spend_mask, tmp_path, "other", "a", 0, GROUP)
 
 
+def test_a_session_does_not_shift_its_position_in_the_plan(tmp_path):
+    """Shifted by one, the same exchange would be masked again under the next position's keys."""
+    begun(tmp_path)
+    check_session(tmp_path, "one", "a", 0, "roster")
+    for first in (-1, 1):
+        refused("session", check_session, tmp_path, "one", "a", first, "roster")
+        refused("session", fix_roster, tmp_path, "one", "a", first, "roster")
+    begin_session(tmp_path, "two", "a", 3)
+    refused("session", begin_session, tmp_path, "two", "a", 4)
+
+
+def test_a_roster_of_an_earlier_session_is_not_taken_for_the_new_ones(tmp_path):
+    begun(tmp_path)
+    begin_session(tmp_path, "two", "a", 0)
+    refused("roster", check_session, tmp_path, "two", "a", 0, "roster")
+    refused("roster", check_session, tmp_path, "two", "a", 0, "")
+
+
 def test_nothing_is_masked_before_the_roster_is_known(tmp_path):
-    begin_session(tmp_path, "one", "a")
+    begin_session(tmp_path, "one", "a", 0)
     refused("spent", spend_mask, tmp_path, "one", "a", 0, GROUP)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logging import getLogger
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +22,9 @@ SECURE = RunConfig.model_validate({**RUN.model_dump(), "secure_sum": {"enabled":
 def site(folder, run=SECURE, name="a", **limits):
     settings = LimitsConfig.model_validate({"accepted_runs": ["any"], **limits})
     config = SimpleNamespace(name=name, state_folder=folder, limits=settings)
-    return SimpleNamespace(config=config, run=run, config_hash="c" * 64, schema=None)
+    return SimpleNamespace(
+        config=config, run=run, config_hash="c" * 64, schema=None, node_key=None, log=getLogger("a")
+    )
 
 
 def refused(call, *arguments, error=UpdateRejected):

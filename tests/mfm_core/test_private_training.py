@@ -154,6 +154,24 @@ def test_a_patients_removal_moves_the_sum_by_at_most_the_clip(clip: float) -> No
         assert 0 < moved <= clip * (1 + 1e-4)
 
 
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_unit_whose_gradient_is_no_number_counts_as_nothing(
+    broken: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clip would pass it on, and the refused update would tell that this patient is there."""
+    images, sample = several_a_patient(), Tape.sample
+    model, rows = start(images), np.arange(24)
+    expected = summed(model, images, rows[images.patients != 0], 0.01, "patient")
+
+    def spoil(tape: Tape, *given: object) -> None:
+        sample(tape, *given)  # type: ignore[arg-type]
+        tape._learning[3].grad_sample[1] = broken  # of the first patient, whose images come first
+
+    monkeypatch.setattr(Tape, "sample", spoil)
+    found = summed(model, images, rows, 0.01, "patient")
+    torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-4)
+
+
 def test_patients_are_clipped_as_wholes_and_images_one_by_one() -> None:
     images, rows = several_a_patient(), np.arange(3)
     model = start(images)

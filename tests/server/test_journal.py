@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from mfm_core.errors import CheckpointError, ConfigError
-from server.journal import RunFolder
+from server.journal import GROUPS, RunFolder
 from server.run_files import ROUNDS, read_lines
 from strategies.aggregation import ServerState
+from strategies.plan import Step
 from strategies.strategy import RunState
 
 
@@ -60,6 +61,22 @@ def test_a_changed_ledger_is_refused(tmp_path: Path) -> None:
     (tmp_path / ROUNDS).write_text('{"round": 7}\n')
     with pytest.raises(CheckpointError, match=r"rounds\.jsonl"):
         make(tmp_path).open(resume=True)
+
+
+def test_the_group_of_an_opened_exchange_outlives_a_resume_and_a_start_without_state(
+    tmp_path: Path,
+) -> None:
+    step, names = Step("train", 2), ("a", "b", "c")
+    make(tmp_path).hold(step, names)
+    make(tmp_path).hold(Step("evaluate"), names[:2])
+    journal = make(tmp_path)
+    assert journal.open(resume=False) is None
+    assert (journal.held(step), journal.held(Step("train", 1))) == (names, None)
+    other = RunFolder(tmp_path, "e" * 64, "d" * 64, rounds=9)
+    assert other.held(step) is None, "of another run"
+    (tmp_path / GROUPS).write_text("{")
+    with pytest.raises(CheckpointError, match="one group only"):
+        journal.held(step)
 
 
 def test_begin_and_refuse_to_overwrite(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -34,7 +35,7 @@ def adverts(steps: int) -> dict[str, Advert]:
 @pytest.mark.parametrize("signature", [b"", b"x", os.urandom(104)])
 def test_an_advert_comes_back_with_its_signature(signature):
     advert = adverts(3)["a"]
-    signed = Advert(advert.site, advert.channel, advert.pairs, advert.promises, signature)
+    signed = replace(advert, public=os.urandom(49), signature=signature)
     packed = pack_advert(signed)
     assert len(packed) == advert_bytes(3)
     assert unpack_advert("a", 3, packed) == signed

@@ -261,6 +261,53 @@ def test_a_server_that_tells_another_story_is_refused(tmp_path):
         assert reason == expected, told
 
 
+def test_a_server_that_asks_one_site_another_question_reads_nothing(tmp_path):
+    """A step width, images or weights of its own would single a site out; now no mask cancels."""
+
+    def alone(node):
+        return lambda message: node(
+            retold(message, largest=7) if kind_of(message) == "patch_moments" else message
+        )
+
+    with pytest.raises(UpdateRejected, match="sent numbers that cannot be"):
+        federate(tmp_path, EXACT, {3: alone})
+
+
+def again(folder, output, faults=None):
+    """Run the same agreed run anew, at the sites of an earlier one."""
+    waits = {**WAITS, "simulated_sites": 4, "deadline_s": 6.0, "attempts": 1}
+    settings = consortium(folder, output, **waits)
+    return run_federation(make_grid(folder, 4, faults), settings, False)
+
+
+def test_an_exchange_that_was_opened_is_opened_for_the_same_group_only(tmp_path):
+    """The sum of four less that of three is the fourth site's answer."""
+    first, _ = federate(tmp_path, EXACT)
+    with pytest.raises(TooFewSites, match="patch_moments"):
+        again(tmp_path, "three", {3: silent_at("secure_keys")})
+    (line,) = [found for found in read_lines(tmp_path / "three") if found["phase"] in MASKED]
+    assert {line["sites"][name] for name in NAMES[:3]} == {"refused:opened"}
+    np.testing.assert_array_equal(again(tmp_path, "four").weights, first.weights)
+
+
+def test_a_resume_asks_the_group_that_was_opened_or_says_who_is_missing(tmp_path):
+    with pytest.raises(TooFewSites, match="secure_unmask"):
+        faults = {2: silent_at("secure_unmask"), 3: silent_at("secure_unmask")}
+        federate(tmp_path, EXACT, faults, deadline_s=4.0, attempts=1)
+    waits = {**WAITS, "simulated_sites": 4, "deadline_s": 4.0, "attempts": 1}
+    settings = consortium(tmp_path, "out", **waits)
+    with pytest.raises(TooFewSites, match="west cannot be reached"):
+        run_federation(make_grid(tmp_path, 4, {3: silent_at("secure_keys")}), settings, True)
+    assert run_federation(make_grid(tmp_path, 4), settings, True).done == 5
+
+
+def test_no_number_of_one_site_travels_in_clear_beside_its_masks(exact):
+    for line in exact[1]:
+        if line["phase"] in MASKED:
+            assert line["site_images"] == {}
+            assert line["images"] > 0
+
+
 def test_a_plain_question_is_refused_where_masks_were_agreed_or_asked_for(tmp_path):
     def plain(node):
         def answer(message):

@@ -25,6 +25,7 @@ from strategies.secure_sum import (
 
 SIZES = (300, 40)
 STEPS = 2
+ASKED = "a" * 64
 
 
 class Consortium:
@@ -47,7 +48,7 @@ class Consortium:
         return Masked(self.updates[name].view(np.uint16), to_ring(self.sums[name]))
 
     def masked(self, name: str, step: int, participants: tuple[str, ...]) -> Masked:
-        return mask(self.keys[name], self.roster, step, participants, self.plain(name))
+        return mask(self.keys[name], self.roster, step, (participants, ASKED), self.plain(name))
 
     def revealed(self, name: str, told: Told, fewest: int = 3) -> dict[str, bytes]:
         known = (peer for peer in told.participants if peer in self.sealed)
@@ -60,7 +61,7 @@ class Consortium:
         for name in told.survivors:
             total = total.plus(self.masked(name, told.step, told.participants))
         shares = {name: self.revealed(name, told) for name in answering}
-        left, liars = masks_left(self.roster, told, shares, SIZES)
+        left, liars = masks_left(self.roster, told, shares, SIZES, ASKED)
         return total.minus(left), liars
 
     def assert_right(self, total: Masked, survivors: tuple[str, ...]) -> None:
@@ -99,7 +100,7 @@ def test_one_exchange_tells_nothing_of_another(five):
     told = Told(0, five.names, left)
     shares = {name: five.revealed(name, told) for name in left}
     with pytest.raises(UpdateRejected, match="promised secret"):
-        masks_left(five.roster, replace(told, step=1), shares, SIZES)
+        masks_left(five.roster, replace(told, step=1), shares, SIZES, ASKED)
 
 
 def test_a_single_sites_numbers_look_random_and_differ_each_time(five):
@@ -129,7 +130,9 @@ def test_a_server_that_tells_two_stories_about_a_site_cannot_unmask_it(five):
             for shares, told in ((pair, dropped), (own, arrived)):
                 kept = {name: {victim: given[victim]} for name, given in shares.items()}
                 try:
-                    masks_left(five.roster, replace(told, **one_of(told, victim)), kept, SIZES)
+                    masks_left(
+                        five.roster, replace(told, **one_of(told, victim)), kept, SIZES, ASKED
+                    )
                     right += 1
                 except UpdateRejected:
                     pass
@@ -184,7 +187,7 @@ def test_a_site_that_gives_wrong_shares_is_named_and_the_sum_is_right(five):
     shares = {name: five.revealed(name, told) for name in five.names}
     liar = five.names[2]
     shares[liar] = {name: share[:4] + os.urandom(48) for name, share in shares[liar].items()}
-    left, liars = masks_left(five.roster, told, shares, SIZES)
+    left, liars = masks_left(five.roster, told, shares, SIZES, ASKED)
     assert liars == (liar,)
     total = five.masked(five.names[0], 0, five.names)
     for name in five.names[1:]:
@@ -192,11 +195,65 @@ def test_a_site_that_gives_wrong_shares_is_named_and_the_sum_is_right(five):
     five.assert_right(total.minus(left), five.names)
 
 
+def test_sites_that_were_asked_different_things_add_up_to_noise(five):
+    """Weights or a step width made for one site would single out its answer in the sum."""
+    told = Told(0, five.names, five.names)
+    total = five.masked(five.names[0], 0, five.names)
+    for name in five.names[1:]:
+        asked = (five.names, "b" * 64)
+        total = total.plus(mask(five.keys[name], five.roster, 0, asked, five.plain(name)))
+    shares = {name: five.revealed(name, told) for name in five.names}
+    for request in (ASKED, "b" * 64):
+        left, _ = masks_left(five.roster, told, shares, SIZES, request)
+        found = from_ring(total.minus(left).total)
+        assert np.abs(found).min() > 1e6, "the masks cancelled"
+
+
+def least_told_twelve_stories() -> tuple[Consortium, dict[str, dict[str, bytes]]]:
+    """Return twelve sites, each told that three others of the last four had dropped out."""
+    sites = Consortium(12)
+    late, shares = sites.names[8:], {}
+    for number, name in enumerate(sites.names):
+        kept = late[number % 4] if name not in late else name
+        gone = set(late) - {kept}
+        left = tuple(other for other in sites.names if other not in gone)
+        shares[name] = sites.revealed(name, Told(0, sites.names, left))
+    return sites, shares
+
+
+def test_twelve_stories_open_a_sum_of_more_than_half_and_of_no_fewer():
+    """What the module says a lying server may learn at most; nine must survive in each story."""
+    sites, shares = least_told_twelve_stories()
+    early = sites.names[:8]
+    assert sites.roster.threshold == 9
+    told = Told(0, sites.names, early)
+    total = Masked(np.zeros(SIZES[0], np.uint16), np.zeros(SIZES[1], np.uint64))
+    for name in early:
+        total = total.plus(sites.masked(name, 0, sites.names))
+    left, _ = masks_left(sites.roster, told, told_apart(sites, shares), SIZES, ASKED)
+    sites.assert_right(total.minus(left), early)
+    fewer = replace(told, survivors=early[:7])
+    with pytest.raises(UpdateRejected, match="promised secret"):
+        masks_left(sites.roster, fewer, told_apart(sites, shares), SIZES, ASKED)
+
+
+def told_apart(
+    sites: Consortium, shares: dict[str, dict[str, bytes]]
+) -> dict[str, dict[str, bytes]]:
+    """Return the shares without those that belong to a survivor's own mask of the late four."""
+    late = sites.names[8:]
+    keep = {}
+    for number, name in enumerate(sites.names):
+        own = late[number % 4] if name not in late else name
+        keep[name] = {peer: share for peer, share in shares[name].items() if peer != own}
+    return keep
+
+
 def test_too_few_shares_give_no_sum(five):
     told = Told(0, five.names, five.names)
     shares = {name: five.revealed(name, told) for name in five.names[:3]}
     with pytest.raises(UpdateRejected, match="4 are needed"):
-        masks_left(five.roster, told, shares, SIZES)
+        masks_left(five.roster, told, shares, SIZES, ASKED)
 
 
 def test_a_roster_must_be_whole_and_of_different_sites(five):
