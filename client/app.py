@@ -19,14 +19,9 @@ from numpy.typing import NDArray
 
 from client.audit_counts import audit_sum, open_kept
 from client.cohort import hold_cohort
-from client.limits import (
-    check_arrays,
-    check_patients,
-    check_privacy,
-    check_request,
-    guarded_latent_sum,
-)
+from client.limits import check_arrays, check_patients, check_privacy, check_request
 from client.pinned_model import check_graph, check_weights
+from client.private_release import latent_release, protect
 from client.private_round import Permit, count_units, permit_for, train_permitted
 from client.receipts import take_receipts
 from client.secret import secret_seed
@@ -128,7 +123,7 @@ def serve(kind: Kind, message: Message, context: Context) -> Message:
         log = site.log
         take_receipts(site, message.content)
         request = pay(receive(site, kind, message))
-        reply = keys_reply(request) if kind in KEYS else perform(kind, request)
+        reply = keys_reply(request) if kind in KEYS else shielded(request, perform(kind, request))
         return Message(release(request, reply), reply_to=message)
     except MfmError as error:
         log.error("%s %s: %s", kind, type(error).__name__, error)
@@ -195,6 +190,15 @@ def shapes_of(site: Site, kind: Kind) -> dict[str, tuple[int, ...]]:
     return update | dict(answer.total or ())
 
 
+def shielded(request: Request, reply: Reply) -> Reply:
+    """Return the reply; exact cells of a private atlas become noisy ones here (`protect`)."""
+    site, total = request.site, reply.payload.total
+    if request.kind != "latent_sums" or not site.run.privacy.atlas.private or total is None:
+        return reply
+    asked = (request.total, request.about)
+    return Reply(0, wire.Payload(total=protect(site, request.weights, asked, total)))
+
+
 def release(request: Request, reply: Reply) -> RecordDict:
     """Return the record of an answer once the outbox has let it through."""
     site = request.site
@@ -259,17 +263,9 @@ def train_one_round(request: Request) -> Reply:
 
 
 def give_latent_sums(request: Request) -> Reply:
-    """Return the latent sums of the training images without small cells."""
-    site, images = request.site, request.site.images
-    site.load(request.weights)
-    chosen = images.select("train")
-    found = guarded_latent_sum(
-        site.latents("train"),
-        (images.labels[chosen], images.attributes[chosen], images.patients[chosen]),
-        site.run.ontology,
-        site.config.limits.min_cell_count,
-    )
-    return Reply(len(chosen), wire.Payload(total=found))
+    """Return the latent sums of the training images, or the cells that noise will be added to."""
+    images, found = latent_release(request.site, request.weights, request.payload.total)
+    return Reply(images, wire.Payload(total=found))
 
 
 def try_heads(request: Request) -> Reply:

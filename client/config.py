@@ -85,6 +85,9 @@ class LimitsConfig(Part):
     min_noise_multiplier: float = Field(
         0.0, ge=0, description="Least noise of a run; above 0 every run without DP-SGD is refused."
     )
+    max_atlas_releases: int = Field(
+        3, ge=0, description="Most private releases of cells in one run; a repeat is none."
+    )
     privacy_unit: Literal["image", "patient"] = Field(
         "patient", description="Unit that private runs must hide here; others are refused."
     )

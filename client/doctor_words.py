@@ -55,6 +55,10 @@ def table_of(exchanges: Iterable[Exchange]) -> str:
         rows += ["", _head_of(exchange)]
         if exchange.reason:
             rows += textwrap.wrap(exchange.reason, 96, initial_indent="  ", subsequent_indent="  ")
+        if exchange.forecast:
+            rows += textwrap.wrap(
+                exchange.forecast, 96, initial_indent="  ", subsequent_indent="  "
+            )
         rows += [_row_of(tensor) for tensor in exchange.tensors]
         rows += [f"  in {', '.join(exchange.files)}"] if exchange.files else []
         total += exchange.bytes * exchange.times

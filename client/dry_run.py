@@ -23,15 +23,18 @@ from flwr.supercore.task_identity import TaskIdentity
 from client.app import app
 from client.config import SiteConfig
 from client.local_coordinator import LocalCoordinator
+from client.private_release import forecast_words
 from client.private_round import count_units, planned_spend
 from client.site import CACHE, LOG, Site, open_site
 from mfm_core.accounting import epsilon_of
 from mfm_core.checkpoint import save_arrays
 from mfm_core.config import canonical_hash, dump_yaml
+from mfm_core.discrete_noise import gaussian_epsilon
 from mfm_core.errors import MfmError
 from mfm_core.whole_file import write_whole
 from strategies import wire
 from strategies.answers import answer_of
+from strategies.atlas_release import basis_of
 from strategies.code_hash import code_hash
 from strategies.config import RunConfig
 from strategies.plan import MESSAGE_TYPES, ROUNDED, Kind, Step, plan_of
@@ -78,6 +81,7 @@ class Exchange:
         epsilon: of differential privacy, or "none".
         tensors: what the answer holds.
         files: written for inspection, relative to the folder.
+        forecast: of a private atlas, how good its axes would be; empty for other exchanges.
     """
 
     kind: str
@@ -92,6 +96,7 @@ class Exchange:
     epsilon: str = "none"
     tensors: tuple[Tensor, ...] = ()
     files: tuple[str, ...] = ()
+    forecast: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -206,7 +211,16 @@ class _Stage:
             mechanism=mechanism,
             epsilon=epsilon,
             tensors=tensors,
+            forecast=self._forecast(step.kind),
         )
+
+    def _forecast(self, kind: Kind) -> str:
+        """Return what a private release would be good for, under the encoder of this rehearsal."""
+        if kind != "latent_sums" or not self.run.privacy.atlas.private:
+            return ""
+        weights = self.coordinator.weights
+        self.site.load(weights)
+        return forecast_words(self.site, basis_of(self.run, weights))
 
     def _last_words(self) -> str:
         try:
@@ -275,6 +289,9 @@ def protection_of(run: RunConfig, kind: Kind, site: Site) -> tuple[str, str]:
     label = label_of(run, kind, site.config.limits.min_cell_count)
     if label.level != "formal":
         return label.words, "none"
+    if kind == "latent_sums":
+        agreed = run.privacy.atlas
+        return label.words, f"{gaussian_epsilon(agreed.sigma, site.config.limits.delta):.2f}"
     one = planned_spend(site, 1, count_units(site))
     noise, rate, steps = one.spending
     delta = site.config.limits.delta

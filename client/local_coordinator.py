@@ -30,6 +30,7 @@ from strategies.answers import (
     request_has_model,
     trained_methods,
 )
+from strategies.atlas_release import basis_of, latent_sum_of
 from strategies.config import RunConfig
 from strategies.plan import Kind
 from strategies.wire import Payload
@@ -67,6 +68,8 @@ class LocalCoordinator:
             if mitigated_methods(self.run):
                 parts[HEADS] = heads_to_sum(self._mitigated())
             return Payload(self.weights, joined(parts))
+        if kind == "latent_sums" and self.run.privacy.atlas.private:
+            return Payload(self.weights, basis_of(self.run, self.weights).to_sum())
         return Payload(self.weights)
 
     def take(self, kind: Kind, reply: Payload) -> None:
@@ -78,8 +81,8 @@ class LocalCoordinator:
             model = self._model()
             start_linear_path(model, total)
             self.weights = flat_weights(model)
-        elif kind == "latent_sums":
-            self._latent = total
+        elif kind == "latent_sums" and total is not None:
+            self._latent = self._understood(total)
         elif kind == "heads" and total is not None:
             self._use(chosen_head(self._candidates, total))
         elif kind == "mitigate" and total is not None:
@@ -87,6 +90,13 @@ class LocalCoordinator:
             trained = {method: heads[method] for method in trained_methods(self.run)}
             finished = finish_round(trained, total)
             self._heads = {**heads, **{str(method): head for method, head in finished.items()}}
+
+    def _understood(self, total: Sum) -> Sum:
+        """Return the latent Sum; of noisy cells as if this site were as many as are agreed."""
+        agreed = self.run.privacy.atlas
+        if not agreed.private:
+            return total
+        return latent_sum_of(self.run, self.weights, total, agreed.min_sites)[0]
 
     def _new(self) -> Autoencoder:
         run = self.run

@@ -2,8 +2,10 @@
 
 A line is written, synced, *before* the private steps it pays for are computed. A crash at any
 moment can therefore count steps that never ran and never miss steps that did; a round that is
-asked again is paid again, since a second answer has fresh noise. Epsilon is that of all lines
-together (`mfm_core.accounting`), and the line that would pass the site's limit is not written.
+asked again is paid again, since a second answer has fresh noise. A release of cells for the
+atlas is one step of everybody; asked again it leaves with the same noise, which a line notes.
+Epsilon is that of all lines together (`mfm_core.accounting`), and the line that would pass the
+site's limit is not written.
 
 One ledger is one cohort for good. Images that are added or changed draw on the same budget,
 because the people are the same; people who came later are counted as if they had been there from
@@ -28,15 +30,15 @@ from typing import Any, Literal
 
 from client.config import LimitsConfig
 from mfm_core.accounting import Spending, epsilon_of, steps_within
-from mfm_core.errors import BudgetSpent, PrivacyLedgerBroken
+from mfm_core.errors import BudgetSpent, LimitRefusal, PrivacyLedgerBroken
 from strategies.chain import Lines, append, link_problems, read, verify
 
-OPENED, ADOPTED, SPENT = "opened", "adopted", "spent"
+OPENED, ADOPTED, SPENT, REPEATED = "opened", "adopted", "spent", "repeated"
 
 
 @dataclass(frozen=True)
 class Spend:
-    """What one private training round costs, whatever the images are.
+    """What one private training round, or one release of cells, costs, whatever the images are.
 
     Attributes:
         run: hash of the agreed run.
@@ -48,6 +50,8 @@ class Spend:
         sample_rate: probability in (0, 1] of each unit to be in a step.
         steps: optimiser steps.
         noise: secret, or simulated: then it follows from the run's seed and protects nobody.
+        release: of cells in place of a round (then 0, one step of everybody): hash of the question.
+        cohort: hash of the images that it was asked about.
     """
 
     run: str
@@ -59,6 +63,8 @@ class Spend:
     sample_rate: float
     steps: int
     noise: Literal["secret", "simulated"] = "secret"
+    release: str = ""
+    cohort: str = ""
 
     @property
     def spending(self) -> Spending:
@@ -96,23 +102,45 @@ class PrivacyLedger:
     def __init__(self, path: Path, outbox: Path, limits: LimitsConfig) -> None:
         self.path, self.outbox, self.limits = path, outbox, limits
 
-    def spend(self, planned: Spend) -> str:
+    def spend(self, planned: Spend, most: int | None = None) -> str:
         """Write down what is about to be computed; return the line's hash.
 
         Two processes cannot spend at once: the sum is made and the line written under one lock.
 
+        Args:
+            planned: the round or the release.
+            most: releases that the run may have in all; None for a round.
+
         Raises:
+            LimitRefusal: a release too many, or of another cohort in the same run.
             BudgetSpent: epsilon of everything with these steps would pass `limits.max_epsilon`.
             PrivacyLedgerBroken: the ledger is not whole or cannot be written; nothing may run.
         """
 
         def admit(lines: Lines) -> None:
             self._refuse_doubtful(lines)
+            if most is not None:
+                _refuse_differencing(_spends(lines), planned, most)
             self._refuse_over_budget(_spends(lines), planned)
 
         with self._fail_closed():
             self._open()
             return append(self.path, {"event": SPENT, **asdict(planned)}, admit)
+
+    def repeat(self, release: str) -> None:
+        """Write down that the same bytes of a paid release leave again, which costs nothing.
+
+        Raises:
+            PrivacyLedgerBroken: it was never paid for, or the ledger is not whole.
+        """
+
+        def admit(lines: Lines) -> None:
+            self._refuse_doubtful(lines)
+            if release not in {spend.release for spend in _spends(lines)}:
+                raise ValueError("the release was never paid for")
+
+        with self._fail_closed():
+            append(self.path, {"event": REPEATED, "release": release}, admit)
 
     def adopt(self) -> None:
         """Accept a ledger that was copied or restored, as the only one from now on; a line says so.
@@ -171,7 +199,7 @@ class PrivacyLedger:
                 "for good, take this one over with `mfm-client privacy SITE --adopt`"
             )
         left = sum(_is_private(line) for line in read(self.outbox))
-        paid = sum(line.get("event") == SPENT for line in lines)
+        paid = sum(line.get("event") in (SPENT, REPEATED) for line in lines)
         if left > paid:
             problems.append(
                 f"the outbox lists {left} private answers, this ledger paid for {paid}: it was "
@@ -194,8 +222,9 @@ class PrivacyLedger:
         if not found <= limit:
             noise, rate, steps = planned.spending
             fit = steps_within(limit, history, (noise, rate), delta, steps)
+            what = "the release" if planned.release else f"round {planned.round}"
             raise BudgetSpent(
-                f"round {planned.round} would bring epsilon to {found:.3f} at delta {delta:g}, "
+                f"{what} would bring epsilon to {found:.3f} at delta {delta:g}, "
                 f"limits.max_epsilon is {limit:g}; {fit} of its {steps} steps would fit. Nothing "
                 "was computed. Raise the limit only if the hospital has decided so"
             )
@@ -208,6 +237,25 @@ class PrivacyLedger:
             raise PrivacyLedgerBroken(
                 f"{self.path}: {error}; no private step is taken without its line"
             ) from None
+
+
+def _refuse_differencing(before: tuple[Spend, ...], planned: Spend, most: int) -> None:
+    """Refuse a release whose difference from an earlier one could show a patient, or one too many.
+
+    Raises:
+        LimitRefusal: both are told in words.
+    """
+    earlier = [spend for spend in before if spend.release and spend.run == planned.run]
+    if any(spend.cohort != planned.cohort for spend in earlier):
+        raise LimitRefusal(
+            "this run released the cells of other images already: the difference would show who "
+            "came or went. Put the images back as they were, or agree on a new run"
+        )
+    if len({spend.release for spend in earlier} | {planned.release}) > most:
+        raise LimitRefusal(
+            f"this run released cells {len(earlier)} times, allowed are {most} "
+            "(privacy.atlas.releases, limits.max_atlas_releases)"
+        )
 
 
 class _OpenedMeanwhile(Exception):
@@ -228,7 +276,7 @@ def _spends(lines: Lines) -> tuple[Spend, ...]:
     """
     found = []
     for number, line in enumerate(lines, start=1):
-        if line.get("event") in (OPENED, ADOPTED):
+        if line.get("event") in (OPENED, ADOPTED, REPEATED):
             continue
         facts = {k: v for k, v in line.items() if k not in ("time", "event", "previous", "hash")}
         try:

@@ -45,6 +45,7 @@ from strategies.answers import (
     read_training_sum,
     trained_methods,
 )
+from strategies.atlas_release import basis_of, latent_sum_of
 from strategies.collector import Pooled
 from strategies.config import RunConfig
 from strategies.plan import Step, attention_stage, plan_of
@@ -192,12 +193,15 @@ class LatentSums(Asking):
     """The one release of class and attribute sums."""
 
     def request(self, state: RunState) -> Payload:
-        """Return the trained weights."""
+        """Return the trained weights; with the public basis where the atlas is private."""
+        if self.run.privacy.atlas.private:
+            return Payload(state.weights, basis_of(self.run, state.weights).to_sum())
         return Payload(state.weights)
 
     def note(self, total: Sum | None, images: int) -> dict[str, Any]:
         """Return how many small cells the site left out, and its class cells."""
-        assert total is not None
+        if total is None or self.run.privacy.atlas.private:
+            return {}
         cells = {name: total[name].tolist() for name in CLASS_CELLS}
         return {"suppressed_cells": int(total[SUPPRESSED][0]), "cells": cells}
 
@@ -208,6 +212,10 @@ class LatentSums(Asking):
             DataError: too few patients for an atlas; nothing is kept, so a resume asks again.
         """
         assert pooled.total is not None
+        if self.run.privacy.atlas.private:
+            made, facts = latent_sum_of(self.run, state.weights, pooled.total, len(pooled.of_site))
+            sums = {**state.sums, LATENT: made, SITE_CELLS: Sum()}
+            return replace(state, sums=sums, facts={**state.facts, "latent_sums": facts}), facts
         refuse_too_few_patients(pooled.total["class.count"])
         counts = [round(float(count)) for count in pooled.total["class.count"]]
         facts = {

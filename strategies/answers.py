@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mfm_core.autoencoder import latent_grid
 from mfm_core.dataset import SPLITS, ImageSet
 from mfm_core.errors import ConfigError
 from mfm_core.evaluation import metric_sum
@@ -27,11 +26,13 @@ from mfm_core.latent_sums import latent_sum
 from mfm_core.mitigation import TRAINED, MethodName, empty_head_round_sum
 from mfm_core.objective import TERM_NAMES
 from mfm_core.patches import patch_moments
+from mfm_core.public_basis import empty_basis
 from mfm_core.subgroups import empty_subgroup_sum
 from mfm_core.sums import Schema, Sum
 from strategies.config import RunConfig
 from strategies.plan import KEYS, Kind, plan_of
 from strategies.privacy import NO_LABEL, Label, label_of
+from strategies.private_atlas import CELLS, cell_plan, latent_numbers
 
 VALIDATION, LOSS, SUPPRESSED = "val.", "loss.", "suppressed"
 LATENT, HEADS = "latent_sums", "mitigated_heads"
@@ -57,6 +58,7 @@ def answer_of(run: RunConfig, kind: Kind) -> Answer:
     """Return what every site replies in an exchange of this kind.
 
     A private training reply is the change of the weights alone: counts and losses are not paid for.
+    Where the atlas is private the latent sums leave as one array of noisy cells.
     """
     label = label_of(run, kind)
     if kind in ("atlas", "receipts"):
@@ -68,6 +70,8 @@ def answer_of(run: RunConfig, kind: Kind) -> Answer:
     if kind == "train":
         zeros = dict.fromkeys(_terms(run), 0.0)
         return Answer(True, training_sum(_metrics(run, 0), zeros, 1).schema, label)
+    if kind == "latent_sums" and run.privacy.atlas.private:
+        return Answer(False, ((CELLS, (cell_plan(run).size,)),), label)
     return Answer(False, _example(run, kind).schema, label)
 
 
@@ -165,7 +169,7 @@ def refuse_too_large(run: RunConfig) -> None:
 
 def latent_size(run: RunConfig) -> int:
     """Return L, the numbers of one latent."""
-    return int(run.model.latent_channels * latent_grid(run.model, run.image) ** 2)
+    return latent_numbers(run)
 
 
 def zero_head(run: RunConfig) -> Head:
@@ -224,6 +228,8 @@ def request_schema(run: RunConfig, kind: Kind) -> Schema | None:
     """Return the schema of the Sum that the server sends with a message of this kind, or None."""
     if kind == "heads":
         return heads_sum((zero_head(run),) * (1 + len(SHRINKAGES))).schema
+    if kind == "latent_sums" and run.privacy.atlas.private:
+        return empty_basis(run.privacy.atlas.directions, latent_size(run)).schema
     latent = _example(run, "latent_sums")
     if kind == "mitigate":
         return joined({LATENT: latent, HEADS: _empty_heads(run, trained_methods(run))}).schema

@@ -167,7 +167,8 @@ class RunConfig(Part):
     @model_validator(mode="after")
     def _privacy_is_kept(self) -> Self:
         if problems := privacy_problems(self):
-            raise ValueError(f"privacy.training is dp_sgd: {'; '.join(problems)}")
+            found = f"privacy.training is {self.privacy.training}"
+            raise ValueError(f"{found}: {'; '.join(problems)}")
         return self
 
     @model_validator(mode="after")

@@ -19,6 +19,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from mfm_core.config import Part
+from strategies.private_atlas import (
+    ACCOUNTANT,
+    PrivateAtlasConfig,
+    atlas_problems,
+    mechanism_words,
+)
 
 if TYPE_CHECKING:
     from strategies.config import RunConfig
@@ -57,6 +63,7 @@ class PrivacyConfig(Part):
         description="Exchanges agreed to although no formal protection covers them; a private run "
         "lists each one that it makes.",
     )
+    atlas: PrivateAtlasConfig = PrivateAtlasConfig()
 
     @property
     def private(self) -> bool:
@@ -74,7 +81,7 @@ class PrivacyConfig(Part):
 
 def unprotected_kinds(run: RunConfig) -> tuple[Unprotected, ...]:
     """Return the exchanges of a private run's plan that release unprotected figures."""
-    kinds: list[Unprotected] = ["latent_sums"]
+    kinds: list[Unprotected] = [] if run.privacy.atlas.private else ["latent_sums"]
     if run.mitigation.attribute is not None:
         kinds.append("mitigate")
     kinds.append("evaluate")
@@ -84,10 +91,10 @@ def unprotected_kinds(run: RunConfig) -> tuple[Unprotected, ...]:
 
 
 def privacy_problems(run: RunConfig) -> list[str]:
-    """Return why a private run cannot keep what it promises; empty for every other run."""
+    """Return why a run cannot keep what it promises; empty if it can or promises nothing."""
+    problems = atlas_problems(run)
     if not run.privacy.private:
-        return []
-    problems = []
+        return problems
     if run.learning.objective.attention.rounds:
         problems.append("learning.objective.attention.rounds must be 0: one map is shared by all")
     if run.statistics.refit_head:
@@ -149,7 +156,8 @@ NO_LABEL = Label("none", "none")
 def label_of(run: RunConfig, kind: str, smallest: int | None = None) -> Label:
     """Return the label of an exchange of the agreed run; `smallest` is a site's own least cell.
 
-    Epsilon is not in it: it follows from the number of a site's patients and stays in its ledger.
+    Epsilon of training is not in it: it follows from the number of a site's patients and stays in
+    its ledger. That of the private atlas follows from the agreed run alone.
     Masks of a secure sum hide a site among the others and change no level: the sum itself is read.
     """
     found = _label_of(run, kind, smallest)
@@ -171,6 +179,16 @@ def _label_of(run: RunConfig, kind: str, smallest: int | None) -> Label:
             accountant="PRV, secret Poisson sampling",
             noise_multiplier=agreed.noise_multiplier,
             delta=agreed.delta,
+        )
+    if kind == "latent_sums" and run.privacy.atlas.private:
+        return Label(
+            "formal",
+            mechanism_words(run),
+            unit="patient",
+            neighbours="add or remove one patient",
+            accountant=ACCOUNTANT,
+            noise_multiplier=run.privacy.atlas.sigma,
+            delta=run.privacy.atlas.delta,
         )
     if kind in ("latent_sums", "audit"):
         return Label("heuristic", f"cells {few} patients leave as zeros")

@@ -22,7 +22,7 @@ MAY_IMPORT = {
 LIBRARIES = {
     "mfm_core": {
         *("numpy", "scipy", "torch", "torchvision", "pydantic", "yaml", "pydicom", "PIL"),
-        *("safetensors", "matplotlib", "mpl_toolkits", "jinja2", "captum", "opacus"),
+        *("safetensors", "matplotlib", "mpl_toolkits", "jinja2", "captum", "opacus", "opendp"),
     },
     "strategies": {
         *("numpy", "scipy", "pydantic", "flwr", "cryptography"),
@@ -60,6 +60,7 @@ ONLY_IN = {
     },
     ("mfm_core", "captum"): {"attribution.py"},
     ("mfm_core", "opacus"): {"accounting.py", "grad_samplers.py", "private_training.py"},
+    ("mfm_core", "opendp"): {"discrete_noise.py"},
     ("client", "highdicom"): {"dicom_objects.py"},
     ("simulation", "sklearn"): {"baselines.py", "probes.py"},
     ("simulation", "pytorch_msssim"): {"benchmark.py"},

@@ -1,0 +1,86 @@
+"""The coordinator's half of the private atlas: the basis it sends, and what noisy cells become.
+
+A site plays it too, in a dry run. What crosses a hospital's boundary: towards it, the public basis.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mfm_core.autoencoder import build_autoencoder
+from mfm_core.checkpoint import load_flat_weights
+from mfm_core.errors import DataError
+from mfm_core.noisy_cells import Repaired, lifted, repaired
+from mfm_core.private_cells import GRAINS, as_sum
+from mfm_core.public_basis import PublicBasis, public_basis
+from mfm_core.sums import Array, Sum
+from strategies.answers import with_suppressed
+from strategies.config import RunConfig
+from strategies.private_atlas import CELLS, cell_plan, released_deviation
+
+
+def basis_of(run: RunConfig, weights: NDArray[np.float32]) -> PublicBasis:
+    """Return the public basis of these weights; the same object while they are the latest asked."""
+    return _basis(run.model_dump_json(), weights.tobytes())
+
+
+@lru_cache(maxsize=2)
+def _basis(run_json: str, weights: bytes) -> PublicBasis:
+    run = RunConfig.model_validate_json(run_json)
+    model = build_autoencoder(run.model, run.image, len(run.ontology.classes), run.seed)
+    load_flat_weights(model, np.frombuffer(weights, dtype=np.float32))
+    agreed = run.privacy.atlas
+    return public_basis(model.eval(), agreed.directions, run.seed, agreed.clip_radius)
+
+
+def understood(run: RunConfig, cells: Array, sites: int) -> Repaired:
+    """Return what the noisy cells `[D]` of so many sites say."""
+    plan, agreed = cell_plan(run), run.privacy.atlas
+    grains = np.rint(cells * GRAINS).astype(np.int64)
+    deviation = released_deviation(run, sites)
+    return repaired(as_sum(grains, plan), plan, deviation, agreed.min_cell_count)
+
+
+def latent_sum_of(
+    run: RunConfig, weights: NDArray[np.float32], noisy: Sum, sites: int
+) -> tuple[Sum, dict[str, Any]]:
+    """Return the latent Sum of pooled noisy cells, and what a run's record says of the release.
+
+    Raises:
+        DataError: too few sites, or too few patients are left after the suppression.
+    """
+    agreed = run.privacy.atlas
+    if sites < agreed.min_sites:
+        reason = f"{sites} sites released cells, privacy.atlas.min_sites is {agreed.min_sites}"
+        raise DataError("private atlas", [f"{reason}; admit more sites, then resume the run"])
+    found = understood(run, noisy[CELLS], sites)
+    if found.counts.sum() <= (found.counts > 0).sum():
+        reason = f"no class has {agreed.min_cell_count:g} patients after the noise"
+        raise DataError(
+            "private atlas",
+            [
+                f"{reason}; with so few patients no private atlas can be made. Agree on a run "
+                "without one, on more sites or on a larger epsilon; asked again, the sites give "
+                "the same cells"
+            ],
+        )
+    basis = basis_of(run, weights)
+    total = with_suppressed(lifted(found, basis, run.ontology), found.suppressed)
+    counts = [round(float(count)) for count in found.counts]
+    release = {
+        "noise_deviation": released_deviation(run, sites),
+        "sites": sites,
+        "directions": agreed.directions,
+        "clip_radius": basis.radius,
+        "basis": hashlib.sha256(basis.directions.tobytes()).hexdigest(),
+    }
+    return total, {
+        "patients_per_class": dict(zip(run.ontology.classes, counts, strict=True)),
+        "suppressed_cells": {"all sites": found.suppressed},
+        "private": release,
+    }
