@@ -25,7 +25,7 @@ from scipy.special import log_ndtr
 
 Integers = NDArray[np.int64]
 MOST_EPSILON = 1000.0
-UPWARDS = 1 + 1e-8
+UPWARDS = 1 + 1e-7
 """Rounding of the root search never makes a figure too small."""
 
 MOST_GRAINS = 2.0**40
