@@ -21,7 +21,7 @@ from client.audit_counts import audit_sum, open_kept
 from client.cohort import hold_cohort
 from client.limits import check_arrays, check_patients, check_privacy, check_request
 from client.pinned_model import check_graph, check_weights
-from client.private_release import latent_release, protect
+from client.private_release import keep_own_atlas, latent_release, protect
 from client.private_round import Permit, count_units, permit_for, train_permitted
 from client.receipts import take_receipts
 from client.secret import secret_seed
@@ -327,6 +327,7 @@ def store_atlas(request: Request) -> Reply:
     save_model(folder / FINAL, model, site.config_hash, run.ontology)
     atlas = atlas_from(latent, run.ontology, encoder, site.config_hash)
     save_atlas(folder / ATLAS, atlas)
+    keep_own_atlas(site, atlas)
     attribute = run.mitigation.attribute
     if attribute is not None and not why_not_comparable(atlas, attribute):
         heads = heads_from_sum(part_of(request.total, HEADS))

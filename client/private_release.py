@@ -23,11 +23,14 @@ from client.cohort import cohort_path
 from client.limits import guarded_latent_sum
 from client.privacy_ledger import Spend
 from client.site import Site
+from mfm_core.atlas import Atlas, save_atlas
 from mfm_core.axis_forecast import AxisForecast, forecast
 from mfm_core.checkpoint import encoder_hash, load_arrays, save_arrays
 from mfm_core.config import canonical_hash
 from mfm_core.discrete_noise import with_noise
 from mfm_core.errors import CheckpointError, DataError, LimitRefusal
+from mfm_core.latent_sums import latent_sum
+from mfm_core.local_moments import shrunk_atlas
 from mfm_core.private_cells import GRAINS, as_sum, exact_cells
 from mfm_core.public_basis import PublicBasis, basis_from
 from mfm_core.sums import Array, Sum
@@ -41,6 +44,9 @@ from strategies.private_atlas import (
 
 EXACT = "exact_cells"
 """Never on the list of what may leave."""
+
+OWN_ATLAS = "own_atlas.safetensors"
+"""For `mfm-client explain --atlas`."""
 
 KEPT = "releases"
 """Folder of the noisy cells, in the state folder."""
@@ -161,6 +167,22 @@ def forecast_words(site: Site, basis: PublicBasis) -> str:
         f"expected cosine of each released axis with the true one, if {agreed.min_sites} sites "
         f"like this one release {way}: {shown or 'no axis'}; below 0.8 an axis is of little use"
     )
+
+
+def keep_own_atlas(site: Site, atlas: Atlas) -> None:
+    """Write the site's own atlas beside a private one, for explanations here; it never leaves.
+
+    Its exact moments are drawn towards the consortium's (`mfm_core.local_moments`). Without a
+    private atlas there is none, and one that an earlier run left goes.
+    """
+    path, images = site.config.state_folder / OWN_ATLAS, site.images
+    path.unlink(missing_ok=True)
+    if not site.run.privacy.atlas.private:
+        return
+    chosen = images.select("train")
+    parts = (images.labels[chosen], images.attributes[chosen], images.patients[chosen])
+    own = latent_sum(site.latents("train"), *parts, site.run.ontology)
+    save_atlas(path, shrunk_atlas(own, atlas))
 
 
 def _exact(site: Site, basis: PublicBasis) -> NDArray[np.int64]:

@@ -144,7 +144,7 @@ def unpacked(packed: Array, directions: int) -> Array:
 
 def _cut(values: NDArray[np.floating]) -> Integers:
     """Return whole grains, towards zero: never longer than the vector was."""
-    return np.trunc(values * GRAINS).astype(np.int64)
+    return np.asarray(np.trunc(values * GRAINS), dtype=np.int64)
 
 
 def _table(

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mfm_core.errors import ConfigError, MfmError, system_refusal
+from simulation.commands_privacy import privacy
 from simulation.config import NAME, PhantomSource, StudyConfig, load_study
 from simulation.grid import is_grid, load_grid
 
@@ -349,6 +350,9 @@ def leaks(
     with choose_display(quiet=as_json) as display:
         found = run_leaks(out, display, minutes, parse_settings(settings), say)
     print_json(found) if as_json else print("\n".join(lines_of(found)))
+
+
+app.command()(privacy)
 
 
 class Interrupted(BaseException):

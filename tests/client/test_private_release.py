@@ -17,6 +17,7 @@ from client.dry_run import rehearse
 from client.private_release import (
     EXACT,
     KEPT,
+    OWN_ATLAS,
     forecast_release,
     forecast_words,
     latent_release,
@@ -198,6 +199,8 @@ def test_two_sites_make_an_atlas_of_noisy_cells(folder: Path) -> None:
         assert [array["name"] for array in sent["arrays"]] == [CELLS] and sent["images"] == 0
         atlas = load_atlas(folder / "state" / name / "atlas.safetensors", None)
         assert np.linalg.eigvalsh(atlas.covariance)[0] > 0
+        own = load_atlas(folder / "state" / name / OWN_ATLAS, atlas.encoder_hash)
+        assert float(own.counts.sum()) == 12 and not np.allclose(own.means, atlas.means)
 
 
 def test_the_forecast_is_known_before_anything_is_paid(folder: Path) -> None:
