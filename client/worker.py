@@ -27,7 +27,14 @@ from client.app import Reply, Request, do_work
 from client.private_round import Permit, count_units
 from client.sandbox import PARTS
 from client.site import Site, open_site
-from mfm_core.errors import MfmError, UpdateRejected, WorkerStopped, unforeseen_word
+from mfm_core.errors import (
+    BoundaryError,
+    MfmError,
+    UpdateRejected,
+    WorkerFailed,
+    WorkerStopped,
+    unforeseen_word,
+)
 from mfm_core.sums import Sum
 from strategies import wire
 from strategies.code_hash import bundle_folder
@@ -87,7 +94,8 @@ class Worker:
 
         Raises:
             WorkerStopped: it took too long, ran out of memory or died; a new one starts next time.
-            UpdateRejected: the work itself ended with a coded word.
+            UpdateRejected: the work was refused with a coded word.
+            WorkerFailed: it could not be done; `code` is the word.
         """
         permit = None if request.permit is None else asdict(request.permit)
         asked = {"kind": kind, "round": request.round, "permit": permit}
@@ -98,7 +106,7 @@ class Worker:
         """Return how many units a private round of this site draws from, as the child counts them.
 
         Raises:
-            WorkerStopped, UpdateRejected: as `ask`.
+            WorkerStopped, UpdateRejected, WorkerFailed: as `ask`.
         """
         return int(self._exchange({"kind": COUNT}, wire.Payload())[0]["units"])
 
@@ -112,8 +120,9 @@ class Worker:
             head, answered = unpack(self._receive(pipe, self.limit_s))
         except (OSError, EOFError):
             raise self._stopped("it ended without an answer") from None
-        if head.get("error"):
-            raise UpdateRejected(head["error"], "the work ended with an error; see the site's log")
+        if word := head.get("error"):
+            kind = UpdateRejected if head.get("refused") else WorkerFailed
+            raise kind(word, f"the work ended with the error {word}; see the site's log")
         return head, answered
 
     @property
@@ -194,7 +203,8 @@ def _work(site_file: Path, head: dict[str, Any], payload: wire.Payload) -> list[
     except MfmError as error:
         site.log.error("%s %s: %s", head["kind"], type(error).__name__, error)
         word = error.reason if isinstance(error, UpdateRejected) else error.code
-        return pack({"error": word}, wire.Payload())
+        said_no = isinstance(error, BoundaryError | UpdateRejected)
+        return pack({"error": word, "refused": said_no}, wire.Payload())
     except MemoryError:
         site.log.exception("%s: out of memory", head["kind"])
         return pack({"error": "memory"}, wire.Payload())

@@ -15,6 +15,7 @@
       TooFewSites        a round cannot be formed from the sites that answered
       RunFailed          a run ended without a model
       WorkerStopped      the process that computes for a site was ended without an answer
+      WorkerFailed       that process answered with the word of an error
 
 Each error says what was found, what was expected and what to do. `code` is the short word that
 may leave a hospital in place of the text; `exit_code` is what a command returns
@@ -166,3 +167,13 @@ class WorkerStopped(MfmError):
     """The process that computes for a site took too long, ran out of memory or died."""
 
     code = "stopped"
+
+
+class WorkerFailed(MfmError):
+    """The work of the process that computes for a site failed; `code` is its word."""
+
+    code = "work"
+
+    def __init__(self, word: str, text: str) -> None:
+        self.code = word
+        super().__init__(text)
