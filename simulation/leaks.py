@@ -70,7 +70,7 @@ def run_leaks(
     """
     found = {}
     for name, setting in SETTINGS.items():
-        order = Order(load_study(STUDY, {**setting, **(changes or {})}), Path(), out, fresh=False)
+        order = Order(load_study(STUDY, {**setting, **(changes or {})}), STUDY.parent, out)
         results = finished_results(order) or run_study(order, display)
         say(f"{name}: run finished, attacking")
         record = audit_first_site(order.folder, minutes)
