@@ -39,7 +39,7 @@ from mfm_core.perturbation import areas_of, moved_at_random
 from mfm_core.question import Question, reading
 from mfm_core.sweep import Pixels, Sweep
 
-ALWAYS = ("class_shift", "counterfactual", "located_change")
+ALWAYS = ("class_shift", "counterfactual")
 """Methods that run on every image of the class; the others only where its region is known."""
 
 Scores = dict[str, float]

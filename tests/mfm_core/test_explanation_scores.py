@@ -81,9 +81,11 @@ def test_without_a_mask_no_gradients_are_taken_and_no_place_is_scored():
 def test_the_mask_itself_as_a_map_is_perfect_and_its_gain_is_the_others_loss(monkeypatch):
     case = case_of(1)
     away = np.roll(case.mask, SIDE // 2, axis=1)
-    only(monkeypatch, {"class_shift": drawing(case.mask), "grad_cam": drawing(away)})
+    right, wrong = drawing(case.mask), drawing(away)
+    only(monkeypatch, {"class_shift": right, "located_change": right, "grad_cam": wrong})
     found = scored(case)
     assert (found["iou.class_shift"], found["pointing.class_shift"]) == (1, 1)
+    assert (found["iou_gain.class_shift"], found["pointing_gain.class_shift"]) == (0, 0)
     assert (found["iou.grad_cam"], found["pointing.grad_cam"]) == (0, 0)
     assert (found["iou_gain.grad_cam"], found["pointing_gain.grad_cam"]) == (1, 1)
     assert found["deletion.class_shift"] > 0.1 > found["deletion.grad_cam"]

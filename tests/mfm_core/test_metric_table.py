@@ -3,7 +3,14 @@ import pytest
 from scipy.stats import binomtest, norm
 
 from mfm_core.config import OntologyConfig
-from mfm_core.metric_table import METHOD_NAMES, OWN_METHOD, Metric, figure_of, metrics_of
+from mfm_core.metric_table import (
+    METHOD_NAMES,
+    OWN_METHOD,
+    PLACE_METHOD,
+    Metric,
+    figure_of,
+    metrics_of,
+)
 
 ONTOLOGY = OntologyConfig(classes=("a", "b"), attributes={"view": ("AP", "PA"), "sex": ("F", "M")})
 MEAN = Metric("m", 0, 1, 201, "mean", 0.5)
@@ -20,7 +27,8 @@ def test_names_are_unique_and_hold_attributes_and_methods():
     assert len(set(names)) == len(names)
     assert {f"iou.{name}" for name in METHOD_NAMES} <= set(names)
     assert {"collateral.view", "collateral.sex"} <= set(names)
-    assert f"iou_gain.{OWN_METHOD}" not in names and "iou_gain.grad_cam" in names
+    assert f"iou_gain.{PLACE_METHOD}" not in names
+    assert {f"iou_gain.{OWN_METHOD}", "iou_gain.grad_cam"} <= set(names)
     assert all(metric.grid[0] == metric.low for metric in metrics_of(ONTOLOGY))
 
 
