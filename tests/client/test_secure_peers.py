@@ -8,13 +8,20 @@ from types import SimpleNamespace
 
 import pytest
 
+from client import site as client_site
 from client.config import LimitsConfig
 from client.keys import create_site, read_request
 from client.secure_peers import FILE, check_peers, read_peers, sign_advert
-from mfm_core.errors import UpdateRejected
+from client.site import open_site
+from mfm_core.errors import TooFewSites, UpdateRejected
+from server.journal import read_lines
 from strategies.onboarding import fingerprint
-from strategies.secure_layout import pack_advert, unpack_advert
+from strategies.plan import plan_of
+from strategies.secure_layout import advert_bytes, pack_advert, unpack_advert
 from strategies.secure_sum import Advert, Roster, SiteKeys, advertise
+from tests.server.hospitals import lay_out
+from tests.strategies.test_secure_rounds import EXACT, again, tampering
+from tests.strategies.test_secure_rounds import NAMES as SITES
 
 NAMES = ("a", "b", "c")
 
@@ -135,3 +142,23 @@ def test_a_simulated_site_signs_nothing_and_says_so(hospitals, caplog):
 def test_a_fingerprint_in_the_settings_must_be_one():
     with pytest.raises(ValueError, match="43 characters, not so for b"):
         LimitsConfig.model_validate({"accepted_runs": ["any"], "peers": {"b": "abc"}})
+
+
+def last_sites_key(data: bytearray) -> None:
+    """Change the channel key that the last site of a roster shows."""
+    data[-advert_bytes(len(plan_of(EXACT)))] ^= 1
+
+
+def test_in_a_whole_run_keys_are_signed_and_a_swapped_one_is_refused(tmp_path):
+    lay_out(tmp_path, SITES, EXACT)
+    for index, name in enumerate(SITES):
+        path = tmp_path / "sites" / f"{index}.yaml"
+        key = create_site(tmp_path / "hospitals" / name, name).key
+        client_site._SITES[path.resolve()] = replace(open_site(path), node_key=key)
+    assert again(tmp_path, "out").done == 5
+    assert set(read_peers(tmp_path / "state" / "west")) == set(SITES[:3])
+    swap = tampering("secure_shares", last_sites_key)
+    with pytest.raises(TooFewSites, match="secure_shares"):
+        again(tmp_path, "swapped", {0: swap, 1: swap})
+    (line,) = [f for f in read_lines(tmp_path / "swapped") if f["phase"] == "secure_shares"]
+    assert [line["sites"][name] for name in SITES[:2]] == ["refused:peers"] * 2

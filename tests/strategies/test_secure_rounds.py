@@ -9,17 +9,13 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.app.message.array import Array
 
-from client import site as client_site
-from client.keys import create_site
-from client.site import open_site
 from mfm_core.config import dump_yaml
 from mfm_core.errors import TooFewSites, UpdateRejected
 from server.app import run_federation
 from server.journal import read_lines
 from strategies import wire
 from strategies.config import RunConfig
-from strategies.plan import KEYS, MASKED, Step, plan_of
-from strategies.secure_layout import advert_bytes
+from strategies.plan import KEYS, MASKED, Step
 from strategies.secure_rounds import WINDOW, steps_from
 from tests.server.hospitals import RUN, consortium, lay_out, make_grid, site_config
 
@@ -384,32 +380,6 @@ def test_quantised_updates_reach_nearly_the_same_weights_in_a_quarter_of_the_byt
     assert saved > 0.7 * 8 * len(end), "two bytes a number in place of eight"
     assert np.linalg.norm(end - start) <= 0.05
     assert 0 < state.facts["secure_norm"] < 0.2
-
-
-def with_node_keys(folder):
-    """Give the four sites of a folder a node key each, as in deployment."""
-    for index, name in enumerate(NAMES):
-        path = folder / "sites" / f"{index}.yaml"
-        key = create_site(folder / "hospitals" / name, name).key
-        client_site._SITES[path.resolve()] = replace(open_site(path), node_key=key)
-
-
-def test_sites_with_node_keys_sign_and_refuse_a_server_that_shows_its_own(tmp_path, visible):
-    lay_out(tmp_path, NAMES, EXACT)
-    with_node_keys(tmp_path)
-    settings = consortium(tmp_path, "out", **{**WAITS, "simulated_sites": 4})
-    state = run_federation(make_grid(tmp_path, 4), settings, False)
-    np.testing.assert_array_equal(state.weights, visible[0].weights)
-    shown = tampering("secure_shares", first_key)
-    with pytest.raises(TooFewSites, match="secure_shares"):
-        again(tmp_path, "swapped", {0: shown, 1: shown})
-    (line,) = [f for f in read_lines(tmp_path / "swapped") if f["phase"] == "secure_shares"]
-    assert [line["sites"][name] for name in NAMES[:2]] == ["refused:peers"] * 2
-
-
-def first_key(data: bytearray) -> None:
-    """Change the channel key that the last site shows."""
-    data[-advert_bytes(len(plan_of(EXACT)))] ^= 1
 
 
 def test_sessions_cover_a_window_of_the_plan():
