@@ -79,6 +79,7 @@ def _server_full(real: HostileConsortium, runs: Path, alone: str) -> Iterator[Ou
     took = time.monotonic() - begun
     what = "the server's disk full during a run"
     yield Outcome(what, f"failed: {message[-120:]}", 0, None, took, tuple(problems))
+    before = {line["hash"] for line in real.rounds() if line["phase"] != "hello"}
     begun = time.monotonic()
     ballast.unlink()
     code, same = real.resume(), same_as(real, alone)
@@ -86,9 +87,13 @@ def _server_full(real: HostileConsortium, runs: Path, alone: str) -> Iterator[Ou
     problems += [] if same else ["not the honest sites' result"]
     rounds = [line["round"] for line in real.rounds() if line["phase"] == "train"]
     problems += [] if rounds == [1, 2] else [f"rounds {rounds}"]
+    lost = len(before - {line["hash"] for line in real.rounds()})
+    problems += [] if lost <= 1 else [f"{lost} finished exchanges were lost, allowed 1"]
     took = time.monotonic() - begun
     what = "space freed, `mfm-server resume`"
-    yield Outcome(what, "goes on from the last finished exchange", 1, same, took, tuple(problems))
+    yield Outcome(
+        what, "goes on from the last finished exchange", lost, same, took, tuple(problems)
+    )
 
 
 def _site_full(real: HostileConsortium, state: Path, alone: str) -> Outcome:
