@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mfm_core.metric_table import METHOD_NAMES, OWN_METHOD
+from mfm_core.metric_table import METHOD_NAMES, OWN_METHOD, PLACE_METHOD
 from mfm_core.pictures import METHOD_NAMES as METHOD_WORDS
 from mfm_core.report_words import (
     NONE,
@@ -92,7 +92,8 @@ def goals_of(rows: Rows) -> tuple[int, list[str]]:
     known, missed = 0, []
     for part in _parts(rows[-1]):
         met = _pick(rows[-1], part)["met"]
-        own = part[0] in METRICS or part[1] == OWN_METHOD
+        ours = part[1] in (OWN_METHOD, PLACE_METHOD) and not part[0].endswith("_gain")
+        own = part[0] in METRICS or ours
         if own and met is not None:
             known += 1
             missed += [] if met else [_name(part)]

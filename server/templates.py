@@ -103,6 +103,7 @@ LIMITS = f"""\
   require_secure_sum: false   # true: refuse answers that the server could read by themselves
   min_secure_sites: 3         # fewest sites of a secure sum
   # peers: {{north: "SHA256:{"A" * 43}"}}   # node key of each other site
+  max_atlas_releases: 3       # most private releases of cells in one run
   max_epsilon: 8.0            # of all private training here, over every run
   delta: 1.0e-6               # delta at which max_epsilon holds
   min_noise_multiplier: 0.0   # above 0: runs without DP-SGD, or with less noise, are refused
