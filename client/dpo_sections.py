@@ -20,7 +20,7 @@ NEVER = (
 )
 MEANINGS = (
     "Formal: differential privacy, with epsilon. Heuristic: a rule that makes attacks harder and "
-    "promises nothing. None: nothing beyond adding up."
+    "promises nothing. The word none: nothing beyond adding up."
 )
 FLOWER = "Node and message identifiers, times, sizes, and the address the connection comes from."
 
