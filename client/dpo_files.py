@@ -19,6 +19,8 @@ from client.dpo_facts import LEAK_AUDIT
 from client.held import FOLDER as HELD
 from client.receipts import FILE as RECEIPTS
 from client.secret import FILE as SECRET
+from client.secure_opened import FILE as OPENED
+from client.secure_peers import FILE as PEERS
 from client.secure_session import FILE as SECURE
 from client.secure_site import ROSTER
 from client.site import ATLAS, CACHE, FINAL, HEADS_FILE, LEDGER, LOG, PRIVACY_LEDGER
@@ -100,6 +102,20 @@ KEPT = (
         False,
         "until the next secure sum",
         "likewise",
+    ),
+    Kept(
+        f"{{state}}/{OPENED}",
+        "which sums this site has helped to open, by run, exchange and group of sites",
+        False,
+        "for good: no sum is opened twice for different groups",
+        "masked runs are refused until the state folder is new",
+    ),
+    Kept(
+        f"{{state}}/{PEERS}",
+        "fingerprints of the other sites' keys, as first seen",
+        False,
+        "as long as the consortium lasts",
+        "the keys that are seen next are believed",
     ),
     Kept(
         "{state}/cohort-*.json",

@@ -36,10 +36,10 @@ def test_a_full_disk_ends_the_run_in_words_and_it_goes_on_when_there_is_space(
         if calls[0] >= 3:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    def act(self: RunFolder, content: Any) -> None:
+    def act(self: RunFolder, content: Any) -> Any:
         calls[0] += 1
         refuse_when_full(self.folder)
-        real(self, content)
+        return real(self, content)
 
     def whole(path: Path, content: bytes, mode: int = 0o666) -> Path:
         refuse_when_full(path)
