@@ -121,7 +121,7 @@ def write_results(folder: Path, run: RunConfig, state: RunState) -> None:
 def final_hash(state: RunState) -> str:
     """Return the SHA-256 (hex) of the final weights and of every pooled sum that is kept."""
     digest = hashlib.sha256(arrays_hash({"weights": state.weights}).encode())
-    for kind in sorted(state.sums):
+    for kind in sorted(kind for kind in state.sums if state.sums[kind].arrays):
         digest.update(f"{kind}\0{arrays_hash(state.sums[kind].arrays)}".encode())
     return digest.hexdigest()
 

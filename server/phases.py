@@ -391,8 +391,9 @@ class Audit(Asking):
             found = without_mitigated(found)
             per_site = {name: without_mitigated(own) for name, own in per_site.items()}
         atlas, head = pooled_atlas(self.run, state, ""), head_of(self.run, state.weights)
-        released = sorted({name.partition("/")[0] for name in state.sums[SITE_CELLS].arrays})
-        cells = {name: part_of(state.sums[SITE_CELLS], name) for name in released}
+        seen = state.sums.get(SITE_CELLS, Sum())  # nothing under a secure sum, nor in a kept state
+        released = sorted({name.partition("/")[0] for name in seen.arrays})
+        cells = {name: part_of(seen, name) for name in released}
         biases = bias_rows(atlas, cells, head)
         facts = {"pooled": found, "per_site": per_site, "biases": biases}
         return replace(state, facts={**state.facts, "audit": facts}), {}
