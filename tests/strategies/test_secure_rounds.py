@@ -11,8 +11,7 @@ from flwr.app.message.array import Array
 
 from mfm_core.config import dump_yaml
 from mfm_core.errors import TooFewSites, UpdateRejected
-from server.app import final_hash, run_federation
-from server.checkpoints import Stamp, load_newest, save_state
+from server.app import run_federation
 from server.journal import read_lines
 from strategies import wire
 from strategies.config import RunConfig
@@ -389,25 +388,3 @@ def test_sessions_cover_a_window_of_the_plan():
     assert steps_from(plan, 100) == 20
     assert steps_from(plan, 120) == 0
     assert set(KEYS).isdisjoint(MASKED)
-
-
-def test_a_masked_run_that_is_read_back_from_its_state_has_the_same_hash(tmp_path, exact):
-    state, _ = exact
-    stamp = Stamp("c" * 64, "d" * 64, 0, "")
-    save_state(tmp_path, state, stamp)
-    kept = load_newest(tmp_path, "c" * 64)
-    assert kept is not None
-    assert final_hash(kept[0]) == final_hash(state)
-
-
-def test_a_masked_run_ends_in_its_audit_after_a_resume(tmp_path):
-    """Nothing of single sites lies in the state, and the ranking of biases does without."""
-    run = RunConfig.model_validate({**EXACT.model_dump(), "audit": {"explained_per_class": 0}})
-    folder = lay_out(tmp_path, NAMES, run)
-    settings = consortium(folder, "out", **WAITS, simulated_sites=4)
-    stop = {index: silent_at("audit") for index in range(4)}
-    quick = consortium(folder, "out", **{**WAITS, "deadline_s": 2.0}, simulated_sites=4)
-    with pytest.raises(TooFewSites):
-        run_federation(make_grid(folder, 4, stop), quick, False)
-    state = run_federation(make_grid(folder, 4), settings, True)
-    assert {row["attribute"] for row in state.facts["audit"]["biases"]} <= {"view"}
