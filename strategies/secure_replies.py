@@ -6,6 +6,7 @@ have arrived.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -35,7 +36,7 @@ class Gathering(Protocol):
         """Return what the ledger line says of them."""
 
 
-class _Named:
+class _Named(ABC):
     """Replies of an exchange by the name of their site."""
 
     def __init__(self, identity: Identity, step: Step) -> None:
@@ -51,8 +52,9 @@ class _Named:
         self.names[site.node_id] = header.site
         return payload
 
+    @abstractmethod
     def _take(self, header: wire.Header, payload: wire.Payload) -> None:
-        raise NotImplementedError
+        """Keep what a checked reply holds; raise UpdateRejected where it is not as agreed."""
 
     def result(self) -> Pooled:
         """Return who replied; nothing of it is a figure."""

@@ -129,3 +129,24 @@ def make_grid(
     for index, fault in (wrap or {}).items():
         nodes[100 + index] = fault(nodes[100 + index])
     return MemoryGrid(nodes)
+
+
+class Killed(Exception):
+    """Stands for kill -9 of the server: nothing after it runs."""
+
+
+def dying_after(after: int) -> Callable[[Node], Node]:
+    """Return a fault for several nodes: the server dies at the first of their replies beyond."""
+    seen = 0
+
+    def dying(node: Node) -> Node:
+        def answer(message: Message) -> Message | None:
+            nonlocal seen
+            seen += 1
+            if seen > after:
+                raise Killed
+            return node(message)
+
+        return answer
+
+    return dying

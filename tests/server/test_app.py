@@ -27,7 +27,15 @@ from strategies.code_hash import code_hash
 from strategies.collector import Identity
 from strategies.plan import Step
 from strategies.strategy import PhasedStrategy, RunState
-from tests.server.hospitals import RUN, consortium, lay_out, make_grid, site_config
+from tests.server.hospitals import (
+    RUN,
+    Killed,
+    consortium,
+    dying_after,
+    lay_out,
+    make_grid,
+    site_config,
+)
 from tests.strategies.memory_grid import Node
 
 
@@ -161,27 +169,12 @@ def test_the_order_of_arrival_changes_no_bit(folder: Path, unbroken: dict[str, A
     assert final_hash(state) == unbroken["final_hash"]
 
 
-class Killed(Exception):
-    """Stands for kill -9: nothing after it runs."""
-
-
 @pytest.mark.parametrize("after", [1, 4, 5, 9, 13, 15, 21])
 def test_killed_anywhere_and_resumed_is_the_unbroken_run(
     folder: Path, unbroken: dict[str, Any], after: int
 ) -> None:
     """`after` counts replies: the run dies between the two replies of a phase or after both."""
-    seen = 0
-
-    def dying(node: Node) -> Node:
-        def answer(message: Message) -> Message | None:
-            nonlocal seen
-            seen += 1
-            if seen > after:
-                raise Killed
-            return node(message)
-
-        return answer
-
+    dying = dying_after(after)
     settings = consortium(folder, f"killed{after}")
     with pytest.raises(Killed):
         run_federation(make_grid(folder, wrap={0: dying, 1: dying}), settings, resume=False)

@@ -22,7 +22,15 @@ from server.journal import read_lines
 from server.receipt_key import create_receipt_key, public_half, read_receipt_key, signer_of
 from strategies import chain
 from strategies.receipts import RECEIPTS, Receipt, unsigned
-from tests.server.hospitals import RUN, consortium, lay_out, make_grid, site_config
+from tests.server.hospitals import (
+    RUN,
+    Killed,
+    consortium,
+    dying_after,
+    lay_out,
+    make_grid,
+    site_config,
+)
 from tests.strategies.memory_grid import Node
 
 SHORT = RUN.model_validate(
@@ -73,27 +81,12 @@ def test_a_site_ends_with_a_receipt_for_all_but_the_last_empty_record(folder: Pa
         assert read.problems == read.received.problems == () and read.signed
 
 
-class Killed(Exception):
-    """Stands for kill -9: nothing after it runs."""
-
-
 @pytest.mark.parametrize("after", [1, 2, 3, 5, 14, 15])
 def test_a_killed_and_resumed_server_leaves_no_gap_and_raises_no_alarm(
     folder: Path, after: int
 ) -> None:
     """`after` counts replies: killed between two of one exchange, or after both were signed."""
-    seen = 0
-
-    def dying(node: Node) -> Node:
-        def answer(message: Message) -> Message | None:
-            nonlocal seen
-            seen += 1
-            if seen > after:
-                raise Killed
-            return node(message)
-
-        return answer
-
+    dying = dying_after(after)
     with pytest.raises(Killed):
         run_federation(make_grid(folder, wrap={0: dying, 1: dying}), settings(folder), resume=False)
     run_federation(make_grid(folder), settings(folder), resume=True)
