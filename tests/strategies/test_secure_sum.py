@@ -205,8 +205,8 @@ def test_sites_that_were_asked_different_things_add_up_to_noise(five):
     shares = {name: five.revealed(name, told) for name in five.names}
     for request in (ASKED, "b" * 64):
         left, _ = masks_left(five.roster, told, shares, SIZES, request)
-        found = from_ring(total.minus(left).total)
-        assert np.abs(found).min() > 1e6, "the masks cancelled"
+        found = np.abs(from_ring(total.minus(left).total))
+        assert np.quantile(found, 0.25) > 1e6, "the masks cancelled"  # chance alone: < 1e-6
 
 
 def least_told_twelve_stories() -> tuple[Consortium, dict[str, dict[str, bytes]]]:
