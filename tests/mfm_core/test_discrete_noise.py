@@ -46,7 +46,7 @@ def test_the_noise_is_whole_numbers_of_the_promised_spread() -> None:
 
 
 def test_small_noise_is_a_discrete_gaussian() -> None:
-    noise = with_noise(np.zeros(20_000, dtype=np.int64), 0.6)
+    noise = with_noise(np.zeros(40_000, dtype=np.int64), 0.6)
     values = np.arange(-4, 5)
     weights = np.exp(-(values**2) / (2 * 0.6**2))
     shares = [float(np.mean(noise == value)) for value in values]
