@@ -37,6 +37,34 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=64, strip_white
 FieldName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,39}$")]
 
 
+TaskTarget = Literal[
+    "BINARY_CLASSIFICATION",
+    "MULTICLASS_CLASSIFICATION",
+    "MULTILABEL_CLASSIFICATION",
+    "ORDINAL_REGRESSION",
+]
+"""Kinds of tasks, in the words of the MIMeta layout."""
+
+
+class TaskConfig(Part):
+    """One task of a multi-task pre-training; the order of its labels fixes their index."""
+
+    target: TaskTarget = Field(description="What is asked of an image.")
+    labels: tuple[Annotated[str, StringConstraints(min_length=1, max_length=200)], ...] = Field(
+        min_length=1, description="Names of the labels; index = label."
+    )
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> Self:
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError("labels: a name stands twice; give every label its own name")
+        if self.target == "BINARY_CLASSIFICATION" and len(self.labels) != 2:
+            raise ValueError(f"labels: a binary task has two, found {len(self.labels)}")
+        if self.target != "MULTILABEL_CLASSIFICATION" and len(self.labels) < 2:
+            raise ValueError("labels: one label leaves nothing to tell apart; name two or more")
+        return self
+
+
 class OntologyConfig(Part):
     """What the consortium calls its classes and attributes; order fixes every index."""
 

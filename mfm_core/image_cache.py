@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,8 +43,31 @@ def open_pixels(
     shape = (len(entries), image.channels, image.size_px, image.size_px)
     if not entries:
         return np.zeros(shape, dtype=np.uint8), []
+
+    def decode(index: int) -> Pixels:
+        return decode_image(entries[index].path, image, frame)
+
+    return keep_pixels(folder, cache_key(entries, image, frame), shape, decode)
+
+
+def keep_pixels(
+    folder: Path,
+    key: str,
+    shape: tuple[int, ...],
+    decode: Callable[[int], Pixels],
+    threads: int | None = None,
+) -> tuple[Pixels, list[tuple[int, str]]]:
+    """Return a read-only memory map of pictures, and those that failed, as `open_pixels` does.
+
+    Args:
+        folder: of caches; made when absent.
+        key: hex digest of everything that the pixels depend on.
+        shape: `(N, C, size, size)`, N above 0.
+        decode: from index to one picture; raises DataError with the reason.
+        threads: that decode at once; None is one per processor.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"pixels-{cache_key(entries, image, frame)[:32]}.npy"
+    target = folder / f"pixels-{key[:32]}.npy"
     cached = _load(target, shape)
     if cached is not None:
         return cached, []
@@ -52,7 +75,7 @@ def open_pixels(
     os.close(handle)
     part = Path(name)
     try:
-        failures = _decode_all(part, shape, entries, image, frame)
+        failures = _decode_all(part, shape, decode, threads or os.cpu_count())
         if failures:
             return np.zeros(shape, dtype=np.uint8), failures
         _commit(part, target)
@@ -69,22 +92,22 @@ def cache_key(entries: Sequence[Entry], image: ImageConfig, frame: Frame) -> str
 
 
 def _decode_all(
-    part: Path, shape: tuple[int, ...], entries: Sequence[Entry], image: ImageConfig, frame: Frame
+    part: Path, shape: tuple[int, ...], decode: Callable[[int], Pixels], threads: int | None
 ) -> list[tuple[int, str]]:
-    """Decode into the file `part` with one thread per processor; return index and reason."""
+    """Decode into the file `part`; return index and reason of those that failed."""
     pixels = open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
     _reserve(part)
 
-    def decode(index: int) -> str | None:
+    def fill(index: int) -> str | None:
         try:
-            pixels[index] = decode_image(entries[index].path, image, frame)
+            pixels[index] = decode(index)
         except DataError as error:
             return error.problems[0]
         return None
 
     # Decoders work outside Python's lock, so threads pay and nothing has to be copied.
-    with quiet_decoders(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        reasons = list(pool.map(decode, range(len(entries))))
+    with quiet_decoders(), ThreadPoolExecutor(threads) as pool:
+        reasons = list(pool.map(fill, range(shape[0])))
     pixels.flush()
     return [(index, reason) for index, reason in enumerate(reasons) if reason is not None]
 

@@ -23,6 +23,7 @@ LIBRARIES = {
     "mfm_core": {
         *("numpy", "scipy", "torch", "torchvision", "pydantic", "yaml", "pydicom", "PIL"),
         *("safetensors", "matplotlib", "mpl_toolkits", "jinja2", "captum", "opacus", "opendp"),
+        "h5py",
     },
     "strategies": {
         *("numpy", "scipy", "pydantic", "flwr", "cryptography"),
@@ -60,6 +61,7 @@ ONLY_IN = {
     },
     ("mfm_core", "captum"): {"attribution.py"},
     ("mfm_core", "opacus"): {"accounting.py", "grad_samplers.py", "private_training.py"},
+    ("mfm_core", "h5py"): {"mimeta_pixels.py"},
     ("mfm_core", "opendp"): {"discrete_noise.py"},
     ("client", "highdicom"): {"dicom_objects.py"},
     ("simulation", "sklearn"): {"baselines.py", "probes.py"},
