@@ -30,6 +30,7 @@ from mfm_core.bias import flip_figures, flip_sum, here_or_elsewhere, rank_biases
 from mfm_core.checkpoint import encoder_hash, load_model
 from mfm_core.config import OntologyConfig
 from mfm_core.dataset import ImageSet, open_images
+from mfm_core.devices import choose_device, to_array
 from mfm_core.errors import CheckpointError, ConfigError, DataError, MfmError
 from mfm_core.explanation_sums import explanation_figures, explanation_sum
 from mfm_core.head import Head
@@ -186,6 +187,7 @@ def open_audit(request: Request) -> Opened:
     _refuse_missing(model_file, atlas_file, request)
     torch.set_num_threads(config.threads)
     model, metadata = load_model(model_file)
+    model.to(choose_device(config.device))
     fingerprint = encoder_hash(model)
     atlas = load_atlas(atlas_file, fingerprint)
     if OntologyConfig.model_validate_json(metadata["ontology"]) != atlas.ontology:
@@ -229,7 +231,7 @@ def _heads(
     The second is the name of the file's head that the model uses, and the attribute that the
     mitigated ones leave out; both empty where there is no file.
     """
-    own = Head(model.head.weight.detach().numpy().copy(), model.head.bias.detach().numpy().copy())
+    own = Head(to_array(model.head.weight).copy(), to_array(model.head.bias).copy())
     if not path.is_file():
         return {FINAL_HEAD: own}, ("", "")
     kept, attribute = load_heads(path, fingerprint, own.weight.shape)

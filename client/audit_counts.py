@@ -19,6 +19,7 @@ from mfm_core.atlas import Atlas, load_atlas
 from mfm_core.autoencoder import Autoencoder
 from mfm_core.checkpoint import encoder_hash, load_model
 from mfm_core.dataset import ImageSet
+from mfm_core.devices import to_array
 from mfm_core.erasure import why_not_comparable
 from mfm_core.errors import CheckpointError
 from mfm_core.explanation_sums import explanation_sum
@@ -60,7 +61,7 @@ def open_kept(folder: Path, config_hash: str | None = None) -> Kept:
     model, _ = load_model(folder / FINAL, config_hash)
     encoder = encoder_hash(model)
     atlas = load_atlas(folder / ATLAS, encoder)
-    own = Head(model.head.weight.detach().numpy(), model.head.bias.detach().numpy())
+    own = Head(to_array(model.head.weight), to_array(model.head.bias))
     heads = {CHOSEN: own}
     if (folder / HEADS_FILE).is_file():
         heads = load_heads(folder / HEADS_FILE, encoder, own.weight.shape)[0]

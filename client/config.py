@@ -13,6 +13,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from mfm_core.config import DataConfig, Part, load_yaml
+from mfm_core.devices import Wanted
 from mfm_core.errors import ConfigError
 from strategies.code_hash import bundle_folder
 from strategies.config import RunConfig
@@ -153,7 +154,9 @@ class SiteConfig(Part):
     data: DataConfig
     limits: LimitsConfig
     state_folder: Path = Field(description="Cache, ledger, log and received models of this site.")
-    device: Literal["cpu"] = Field("cpu", description="Where training runs.")
+    device: Wanted = Field(
+        "cpu", description="Where training runs; auto takes a graphics card where there is one."
+    )
     threads: int = Field(1, ge=1, le=256, description="CPU threads of one worker process.")
     receipt_key: str | None = Field(
         None,

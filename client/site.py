@@ -25,6 +25,7 @@ from mfm_core.autoencoder import Autoencoder, build_autoencoder
 from mfm_core.checkpoint import encoder_hash, flat_weights, load_flat_weights, weight_schema
 from mfm_core.config import canonical_hash
 from mfm_core.dataset import ImageSet, open_images
+from mfm_core.devices import choose_device
 from mfm_core.errors import ConfigError
 from mfm_core.inference import infer
 from mfm_core.sums import Schema
@@ -55,9 +56,10 @@ class Site:
 
     @cached_property
     def model(self) -> Autoencoder:
-        """Return the one model of this process; `load` gives it its weights."""
-        classes = len(self.run.ontology.classes)
-        return build_autoencoder(self.run.model, self.run.image, classes, self.run.seed)
+        """Return the one model of this process, on the site's device; `load` gives it weights."""
+        classes, device = len(self.run.ontology.classes), choose_device(self.config.device)
+        built = build_autoencoder(self.run.model, self.run.image, classes, self.run.seed)
+        return built.to(device)
 
     @cached_property
     def schema(self) -> Schema:

@@ -22,6 +22,7 @@ import torch
 
 from mfm_core.atlas import Atlas
 from mfm_core.autoencoder import Autoencoder
+from mfm_core.devices import to_array, to_device
 from mfm_core.question import Asked, Explanation, Question, ask, reading
 from mfm_core.sweep import Pixels
 
@@ -48,7 +49,7 @@ def grad_cam(model: Autoencoder, atlas: Atlas, image: Pixels, question: Question
         coarse = method.attribute(asked.picture, relu_attributions=True).detach()
     size = tuple(asked.picture.shape[-2:])
     map_ = LayerAttribution.interpolate(coarse, size, interpolate_mode="bilinear")
-    saliency = map_[0].sum(dim=0).clamp_min(0).float().numpy()
+    saliency = to_array(map_[0].sum(dim=0).clamp_min(0).float())
     return Explanation("grad_cam", question, image, np.ascontiguousarray(saliency))
 
 
@@ -75,7 +76,7 @@ def integrated_gradients(
         "mean_image_log_odds": first,
         "completeness_gap": abs(float(signed.double().sum()) - (last - first)),
     }
-    saliency = signed[0].sum(dim=0).abs().float().numpy()
+    saliency = to_array(signed[0].sum(dim=0).abs().float())
     return Explanation("integrated_gradients", question, image, saliency, figures=figures)
 
 
@@ -105,7 +106,7 @@ def mean_image(model: Autoencoder, atlas: Atlas) -> torch.Tensor:
     """Return `[1, C, H, W] float32 in [0, 1]`, the drawn mean latent of all patients."""
     mean = atlas.counts @ atlas.means / atlas.counts.sum()
     with reading(model), torch.no_grad():
-        return model.decode(torch.from_numpy(mean.astype(np.float32))[None]).clamp(0, 1)
+        return model.decode(to_device(mean.astype(np.float32), model)[None]).clamp(0, 1)
 
 
 def _score(model: Autoencoder, asked: Asked, pixels: torch.Tensor) -> torch.Tensor:

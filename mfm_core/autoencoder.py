@@ -31,6 +31,7 @@ from mfm_core.blocks import (
     to_rows,
 )
 from mfm_core.config import ImageConfig, ModelConfig
+from mfm_core.devices import normal_like
 from mfm_core.errors import ConfigError
 from mfm_core.linear_path import LinearPath, description_size
 
@@ -174,6 +175,7 @@ class Autoencoder(nn.Module):
         mu, logvar = statistics.chunk(2, dim=2)
         if path is not None:
             mu = mu + path(centred)
+        mu, logvar = mu.to(images.dtype), logvar.to(images.dtype)  # not float32 when rounding
         return mu.flatten(1), logvar.flatten(1).clamp(*LOGVAR_RANGE)
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
@@ -182,20 +184,19 @@ class Autoencoder(nn.Module):
         cells = latent.reshape(count, self.grid**2, -1)
         images = self.decoder(cells.reshape(-1, cells.shape[2]), count)
         base = 0.5 if self.linear_path is None else self.linear_path(cells)
-        return clamp_gently(images + base)
+        return clamp_gently((images + base).to(latent.dtype))
 
     def classify(self, mu: torch.Tensor) -> torch.Tensor:
         """Return logits `[N, K]` of `mu [N, L]`."""
         logits: torch.Tensor = self.head(mu)
-        return logits
+        return logits.to(mu.dtype)
 
     def forward(self, images: torch.Tensor, generator: torch.Generator | None = None) -> Output:
         """Return everything; decode a sample drawn with `generator`, or mu itself without one."""
         mu, logvar = self.encode(images)
         latent = mu
         if generator is not None:
-            noise = torch.empty_like(mu).normal_(generator=generator)
-            latent = torch.addcmul(mu, noise, torch.exp(0.5 * logvar))
+            latent = torch.addcmul(mu, normal_like(mu, generator), torch.exp(0.5 * logvar))
         return Output(self.decode(latent), mu, logvar, self.classify(mu))
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mfm_core.atlas import Atlas
 from mfm_core.autoencoder import Autoencoder
 from mfm_core.contrasts import contrast_to, sides_of
+from mfm_core.devices import to_array, to_device
 from mfm_core.drawing import DPI, FADED, INK, STYLE, encode_png
 from mfm_core.errors import DataError
 from mfm_core.pictures import GAP, HEADER, TILE, overlay
@@ -78,8 +79,8 @@ def decode_bias_axis(
     middle = atlas.counts @ atlas.means / atlas.counts.sum()
     moved = middle + np.outer(np.asarray(alphas, dtype=np.float64), sides.axis)
     with reading(model), torch.inference_mode():
-        drawn = model.decode(torch.from_numpy(moved.astype(np.float32))).clamp(0, 1)
-    frames: Pixels = drawn.numpy()
+        drawn = model.decode(to_device(moved.astype(np.float32), model)).clamp(0, 1)
+    frames: Pixels = to_array(drawn)
     return frames
 
 

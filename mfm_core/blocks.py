@@ -118,7 +118,11 @@ class GroupPointwise(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return `[M, after]`."""
-        product: torch.Tensor = _GroupProduct.apply(rows, self.weight)
+        weight: torch.Tensor = self.weight
+        if torch.is_autocast_enabled(rows.device.type):
+            kind = torch.get_autocast_dtype(rows.device.type)
+            rows, weight = rows.to(kind), weight.to(kind)
+        product: torch.Tensor = _GroupProduct.apply(rows, weight)
         return product
 
 

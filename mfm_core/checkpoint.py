@@ -75,7 +75,7 @@ def encoder_hash(model: Autoencoder) -> str:
     digest = hashlib.sha256(schema_hash(weight_schema(model)).encode())
     for name, parameter in model.named_parameters():
         if not name.startswith("head."):
-            digest.update(parameter.detach().numpy().tobytes())
+            digest.update(parameter.detach().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -30,6 +30,7 @@ from scipy.special import logsumexp, softmax
 
 from mfm_core.atlas import Atlas
 from mfm_core.autoencoder import Autoencoder
+from mfm_core.devices import to_array
 from mfm_core.errors import DataError
 from mfm_core.latent_path import Way, draw_way
 from mfm_core.question import Asked, Explanation, Question, Sides, ask
@@ -99,7 +100,7 @@ def smallest_move(atlas: Atlas, asked: Asked) -> Move:
     weight = sides.head.weight.astype(np.float64)
     pattern = atlas.covariance @ weight.T
     root, back = _roots(weight @ pattern)
-    at: Array = sides.head.logits(asked.latent.numpy())[0]
+    at: Array = sides.head.logits(to_array(asked.latent))[0]
     start, _ = _odds(at, sides)
     sure = math.log(asked.question.probability / (1 - asked.question.probability))
     goal = sure if start <= 0 else -sure

@@ -56,9 +56,10 @@ class ImageSet:
         """Return the indices of one split."""
         return np.flatnonzero(self.splits == SPLITS.index(split))
 
-    def batch(self, indices: NDArray[np.int64]) -> torch.Tensor:
-        """Return `[B, C, H, W] float32 in [0, 1]`."""
-        return torch.from_numpy(np.ascontiguousarray(self.images[indices])).float().div_(255.0)
+    def batch(self, indices: NDArray[np.int64], device: torch.device | str = "cpu") -> torch.Tensor:
+        """Return `[B, C, H, W] float32 in [0, 1]` on a device."""
+        pixels = torch.from_numpy(np.ascontiguousarray(self.images[indices]))
+        return pixels.to(device).float().div_(255.0)
 
 
 def open_images(

@@ -21,6 +21,7 @@ from mfm_core.atlas import Atlas
 from mfm_core.attribution import grad_cam, integrated_gradients
 from mfm_core.autoencoder import Autoencoder
 from mfm_core.counterfactual import counterfactual
+from mfm_core.devices import to_array, to_device
 from mfm_core.latent_gradient import latent_gradient
 from mfm_core.latent_path import Way, draw_way, with_zero
 from mfm_core.located_change import located_change
@@ -115,6 +116,6 @@ def decode_class_means(model: Autoencoder, atlas: Atlas) -> Pixels:
     check_encoder(model, atlas)
     means = np.asarray(atlas.means, dtype=np.float32)
     with reading(model), torch.inference_mode():
-        drawn = model.decode(torch.from_numpy(np.nan_to_num(means))).clamp(0, 1).numpy()
+        drawn = to_array(model.decode(to_device(np.nan_to_num(means), model)).clamp(0, 1))
     drawn[np.asarray(atlas.counts) <= 0] = np.nan
     return np.asarray(drawn, dtype=np.float32)

@@ -31,6 +31,7 @@ from scipy.linalg import solve_triangular
 from mfm_core.atlas import Atlas
 from mfm_core.autoencoder import Autoencoder
 from mfm_core.collateral import Probes, collateral, probes_of
+from mfm_core.devices import to_array, to_device
 from mfm_core.errors import DataError
 from mfm_core.explanation import METHODS
 from mfm_core.faithfulness import likeness_outside, localise, map_likeness
@@ -95,7 +96,7 @@ def bench_of(model: Autoencoder, atlas: Atlas, seed: int) -> Bench:
         reason = "means or covariance are not finite; use the atlas of a run that ended well"
         raise DataError("atlas", [reason])
     generator = np.random.default_rng(seed)
-    weight = model.head.weight.detach().numpy()
+    weight = to_array(model.head.weight)
     drawn = generator.normal(size=weight.shape)
     lengths = np.linalg.norm(weight, axis=1, keepdims=True)
     drawn *= lengths / np.linalg.norm(drawn, axis=1, keepdims=True)
@@ -110,8 +111,8 @@ def _absent(model: Autoencoder, atlas: Atlas, names: Sequence[str]) -> dict[str,
     found = {}
     with reading(model), torch.inference_mode():
         for name in names:
-            mean = torch.from_numpy(atlas.others_mean(name).astype(np.float32))
-            found[name] = model.decode(mean[None])[0].clamp(0, 1).numpy()
+            mean = to_device(atlas.others_mean(name).astype(np.float32), model)
+            found[name] = to_array(model.decode(mean[None])[0].clamp(0, 1))
     return found
 
 
@@ -194,8 +195,8 @@ def _curve_scores(bench: Bench, case: Case, sweep: Sweep) -> Scores:
             outside = likeness_outside(frame, sweep.reconstruction, region)
             scores["ssim_outside"] = _number(outside)
     with torch.inference_mode():
-        latents, _ = bench.model.encode(torch.from_numpy(sweep.images))
-    dragged = collateral(bench.probes, case.target, sweep.alphas, latents.numpy())
+        latents, _ = bench.model.encode(to_device(sweep.images, bench.model))
+    dragged = collateral(bench.probes, case.target, sweep.alphas, to_array(latents))
     return scores | {f"collateral.{name}": value for name, value in dragged.items()}
 
 

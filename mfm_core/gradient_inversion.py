@@ -26,6 +26,7 @@ from torch.nn import functional
 from mfm_core.autoencoder import Autoencoder
 from mfm_core.config import ObjectiveConfig
 from mfm_core.dataset import ImageSet
+from mfm_core.devices import to_array
 from mfm_core.ssim import ssim
 
 Gradient = dict[str, torch.Tensor]
@@ -83,7 +84,7 @@ def _loss(
     loss = loss + config.beta * divergence
     if label < 0:
         return loss
-    wanted = torch.tensor([label])
+    wanted = torch.tensor([label], device=image.device)
     return loss + config.class_weight * functional.cross_entropy(
         output.logits, wanted, label_smoothing=config.label_smoothing
     )
@@ -91,7 +92,7 @@ def _loss(
 
 def _plain_ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Return the mean SSIM of images in [0, 1] by plain convolutions (Wang et al. 2004)."""
-    places = torch.arange(-REACH, REACH + 1, dtype=x.dtype)
+    places = torch.arange(-REACH, REACH + 1, dtype=x.dtype, device=x.device)
     line = torch.exp(-places.square() / (2 * SIGMA**2))
     window = torch.outer(line, line) / line.sum().square()
     kernel = window.expand(x.shape[1], 1, -1, -1)
@@ -199,7 +200,7 @@ def compare(
         true: `[M]` the images that the gradient is of.
         among: `[P]` images that could be meant, `true` among them.
     """
-    everything = images.batch(among)
+    everything = images.batch(among, drawings[0].device)
     meant = np.isin(among, true)
     scores = np.stack([_likeness(drawing, everything) for drawing in drawings])
     best = int(scores[:, meant].max(axis=1).argmax())
@@ -218,7 +219,7 @@ def compare(
 
 def _likeness(drawing: torch.Tensor, images: torch.Tensor) -> NDArray[np.float32]:
     """Return the SSIM `[P]` of a drawing and each image."""
-    same: NDArray[np.float32] = ssim(drawing.expand_as(images).contiguous(), images).numpy()
+    same: NDArray[np.float32] = to_array(ssim(drawing.expand_as(images).contiguous(), images))
     return same
 
 
@@ -228,7 +229,8 @@ def shielded(seen: Gradient, clip: float, noise: float, seed: int) -> Gradient:
     length = torch.stack([part.square().sum() for part in seen.values()]).sum().sqrt()
     scale = float((clip / length.clamp_min(1e-20)).clamp(max=1.0))
     return {
-        name: scale * part + noise * clip * torch.randn(part.shape, generator=generator)
+        name: scale * part
+        + noise * clip * torch.randn(part.shape, generator=generator).to(part.device)
         for name, part in seen.items()
     }
 

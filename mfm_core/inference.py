@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mfm_core.autoencoder import Autoencoder
 from mfm_core.dataset import ImageSet
+from mfm_core.devices import device_of, to_array
 from mfm_core.ssim import ssim
 
 
@@ -43,10 +44,10 @@ def infer(
     quality = np.empty(len(indices), dtype=np.float32)
     for start in range(0, len(indices), batch_size):
         rows = slice(start, start + batch_size)
-        batch = images.batch(indices[rows])
+        batch = images.batch(indices[rows], device_of(model))
         output = model(batch)
-        mu[rows] = output.mu.numpy()
-        logits[rows] = output.logits.numpy()
-        quality[rows] = ssim(output.reconstruction, batch).numpy()
+        mu[rows] = to_array(output.mu)
+        logits[rows] = to_array(output.logits)
+        quality[rows] = to_array(ssim(output.reconstruction, batch))
     model.train(was_training)
     return Inference(mu, logits, quality)

@@ -20,6 +20,7 @@ import torch
 
 from mfm_core.atlas import Atlas
 from mfm_core.autoencoder import Autoencoder
+from mfm_core.devices import to_array, to_device
 from mfm_core.errors import DataError
 from mfm_core.latent_path import Way, draw_way, with_zero
 from mfm_core.question import Asked, Explanation, Question, ask, reading
@@ -78,7 +79,7 @@ def score_gradient(model: Autoencoder, asked: Asked) -> tuple[float, Array]:
         again, _ = model.encode(frame)
         score = asked.sides.score(asked.sides.judge(again)).sum()
         (gradient,) = torch.autograd.grad(score, latent)
-    return float(score.detach()), gradient[0].double().numpy()
+    return float(to_array(score)), to_array(gradient[0].double())
 
 
 def _search(
@@ -103,7 +104,7 @@ def _search(
 def _scores(model: Autoencoder, asked: Asked, moves: Array) -> Array:
     """Return the log odds `[A]` of the drawings at z + moves, encoded again."""
     with reading(model), torch.no_grad():
-        frames = model.decode(asked.latent + torch.from_numpy(moves.astype(np.float32)))
+        frames = model.decode(asked.latent + to_device(moves.astype(np.float32), model))
         again, _ = model.encode(frames.clamp(0, 1))
-        scores: Array = asked.sides.score(asked.sides.judge(again)).double().numpy()
+        scores: Array = to_array(asked.sides.score(asked.sides.judge(again)).double())
     return scores

@@ -27,6 +27,7 @@ from scipy.stats import chi2
 
 from mfm_core.atlas import Atlas
 from mfm_core.autoencoder import Autoencoder
+from mfm_core.devices import to_array, to_device
 from mfm_core.question import Asked, reading
 from mfm_core.ssim import ssim
 from mfm_core.sums import Array
@@ -68,9 +69,9 @@ def is_supported(atlas: Atlas, latents: Array, direction: Array) -> NDArray[np.b
 def draw_way(model: Autoencoder, atlas: Atlas, asked: Asked, way: Way) -> Sweep:
     """Return the frames of a way, decoded, encoded again and judged both ways."""
     sides, latent = asked.sides, asked.latent
-    direction = torch.from_numpy(way.direction.astype(np.float32))
+    direction = to_device(way.direction.astype(np.float32), model)
     with reading(model), torch.inference_mode():
-        moved = latent + torch.from_numpy(way.alphas.astype(np.float32))[:, None] * direction
+        moved = latent + to_device(way.alphas.astype(np.float32), model)[:, None] * direction
         frames = model.decode(moved).clamp(0, 1)
         again, _ = model.encode(frames)
         direct, reencoded = sides.judge(moved), sides.judge(again)
@@ -83,14 +84,14 @@ def draw_way(model: Autoencoder, atlas: Atlas, asked: Asked, way: Way) -> Sweep:
         versus=asked.question.versus,
         classes=sides.names,
         alphas=way.alphas,
-        images=frames.numpy(),
+        images=to_array(frames),
         probabilities_direct=_softmax(direct),
         probabilities_reencoded=_softmax(reencoded),
         log_odds=_log_odds(reencoded, sides.label),
-        original=asked.picture[0].numpy(),
-        cycle=float(cycle),
+        original=to_array(asked.picture[0]),
+        cycle=float(to_array(cycle)),
         ssim=float(likeness),
-        supported=is_supported(atlas, moved.double().numpy(), way.direction),
+        supported=is_supported(atlas, to_array(moved.double()), way.direction),
         attribute=asked.question.attribute,
         findings=tuple(atlas.ontology.classes),
         readings=readings,
@@ -99,11 +100,11 @@ def draw_way(model: Autoencoder, atlas: Atlas, asked: Asked, way: Way) -> Sweep:
 
 def _softmax(logits: torch.Tensor) -> Floats:
     """Return `[A, K] float64`."""
-    return np.asarray(logits.double().softmax(dim=1).numpy())
+    return np.asarray(to_array(logits.double().softmax(dim=1)))
 
 
 def _log_odds(logits: torch.Tensor, label: int) -> Floats:
     """Return `[A] float64`, logit of the class minus the log-sum-exp of the others."""
     exact = logits.double()
     others = torch.cat([exact[:, :label], exact[:, label + 1 :]], dim=1)
-    return np.asarray((exact[:, label] - others.logsumexp(dim=1)).numpy())
+    return np.asarray(to_array(exact[:, label] - others.logsumexp(dim=1)))

@@ -27,6 +27,7 @@ from mfm_core.atlas import Atlas
 from mfm_core.attribution import evidence_from
 from mfm_core.autoencoder import Autoencoder
 from mfm_core.counterfactual import counterfactual
+from mfm_core.devices import to_array, to_device
 from mfm_core.question import Explanation, Question, ask, reading
 from mfm_core.sweep import Pixels
 
@@ -47,10 +48,10 @@ def located_change(
     """
     changed = counterfactual(model, atlas, image, question)
     asked = ask(model, atlas, image, question)
-    origin = torch.from_numpy(asked.sides.origin.astype(np.float32))[None]
+    origin = to_device(asked.sides.origin.astype(np.float32), model)[None]
     with reading(model), torch.no_grad():
         without = model.decode(origin).clamp(0, 1)
-    evidence = evidence_from(model, asked, without)[0].sum(dim=0).clamp_min(0).double().numpy()
+    evidence = to_array(evidence_from(model, asked, without)[0].sum(dim=0).clamp_min(0).double())
     width = image.shape[-1]
     there = gaussian_filter(evidence, BLUR_EVIDENCE * width)
     change = gaussian_filter(changed.saliency.astype(np.float64), BLUR_CHANGE * width)

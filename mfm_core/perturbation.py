@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from mfm_core.autoencoder import Autoencoder
+from mfm_core.devices import to_array, to_device
 from mfm_core.sums import Array
 from mfm_core.sweep import Pixels
 
@@ -92,9 +93,9 @@ def _ranks(saliency: Pixels, generator: np.random.Generator) -> NDArray[np.int64
 
 def _probabilities(model: Autoencoder, frames: Pixels, label: int) -> Array:
     with torch.inference_mode():
-        latents, _ = model.encode(torch.from_numpy(frames))
+        latents, _ = model.encode(to_device(frames, model))
         chances = model.classify(latents).double().softmax(dim=1)
-    return np.asarray(chances[:, label].numpy())
+    return np.asarray(to_array(chances[:, label]))
 
 
 def _area(first: float, inside: Array, last: float) -> Array:

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from opacus.optimizers import DPOptimizer
+from opacus.optimizers.optimizer import _generate_noise
 from opacus.utils.uniform_sampler import UniformWithReplacementSampler
 
 from mfm_core.augmentation import augment
@@ -32,6 +33,7 @@ from mfm_core.autoencoder import Autoencoder
 from mfm_core.chance import Chance
 from mfm_core.config import LearningConfig
 from mfm_core.dataset import ImageSet
+from mfm_core.devices import device_of, to_array, to_device
 from mfm_core.errors import DataError
 from mfm_core.grad_samplers import Tape
 from mfm_core.objective import TERM_NAMES
@@ -177,8 +179,9 @@ class _Lesson:
             again: 0 to N.
         """
         settings, model = self.learning, self.model
-        changed, target = augment(self.images.batch(chosen), settings.augmentation, self.draws)
-        labels, terms = torch.from_numpy(self.images.labels[chosen]), []
+        labels, terms = to_device(self.images.labels[chosen], model), []
+        pixels = self.images.batch(chosen, labels.device)
+        changed, target = augment(pixels, settings.augmentation, self.draws)
 
         def losses(given: torch.Tensor) -> torch.Tensor:
             output = model(given, self.draws)
@@ -199,10 +202,11 @@ class _HeadLesson(_Lesson):
     @torch.no_grad()
     def latents(self) -> torch.Tensor:
         """Mu `[images, L]` of undamaged images; zeros for those that are not learnt from."""
-        found = torch.zeros(len(self.images), self.model.latent_size)
+        here = device_of(self.model)
+        found = torch.zeros(len(self.images), self.model.latent_size, device=here)
         for start in range(0, len(self.indices), MOST_AT_ONCE):
             part = self.indices[start : start + MOST_AT_ONCE]
-            found[part] = self.model.encode(self.images.batch(part))[0]
+            found[part] = self.model.encode(self.images.batch(part, here))[0]
         return found
 
     def toss(self, count: int) -> torch.Tensor:
@@ -211,8 +215,8 @@ class _HeadLesson(_Lesson):
 
     def learn(self, tape: Tape, chosen: Indices, weights: torch.Tensor, again: int) -> torch.Tensor:
         """Record the gradients per image of the head; return the terms, `[N, T]`."""
-        labels = torch.from_numpy(self.images.labels[chosen])
-        terms = torch.zeros(len(chosen), len(TERM_NAMES))
+        labels = to_device(self.images.labels[chosen], self.model)
+        terms = torch.zeros(len(chosen), len(TERM_NAMES), device=labels.device)
         smoothing = self.learning.objective.label_smoothing
 
         def losses(given: torch.Tensor) -> torch.Tensor:
@@ -241,8 +245,8 @@ def _teach(
 ) -> dict[str, float]:
     """Take one private step per learning rate; return the mean terms."""
     config, expected = lesson.learning.training, privacy.sample_rate * len(units)
-    totals, seen, proximal = torch.zeros(len(TERM_NAMES), dtype=torch.float64), 0, 0.0
-    model = lesson.model.train()
+    model, seen, proximal = lesson.model.train(), 0, 0.0
+    totals = torch.zeros(len(TERM_NAMES), dtype=torch.float64, device=device_of(model))
     with FlatOptimiser(model, config, proximal_mu) as optimiser, Tape(model) as tape:
         adder = _adder(optimiser, privacy, expected, chance)
         for step, rate in enumerate(rates):
@@ -256,7 +260,7 @@ def _teach(
             proximal += optimiser.step(rate, ema_decay(config.ema_decay, step))
         for parameter in adder.params:
             del parameter.summed_grad
-    named = dict(zip(TERM_NAMES, (totals / max(seen, 1)).tolist(), strict=True))
+    named = dict(zip(TERM_NAMES, to_array(totals / max(seen, 1)).tolist(), strict=True))
     return {**named, "proximal": proximal / max(1, len(rates))} if proximal_mu > 0 else named
 
 
@@ -311,10 +315,10 @@ def _add_pass(
     order = np.argsort(~tossed, kind="stable")
     images, owners = images[order], owners[order]
     counts = np.bincount(owners)
-    weights = torch.from_numpy((1.0 / counts)[owners]).to(torch.get_default_dtype())
+    weights = to_device((1.0 / counts)[owners], lesson.model).to(torch.get_default_dtype())
     terms = lesson.learn(tape, images, weights, int(tossed.sum()))
     if len(counts) < len(images):
-        join_units(adder.params, torch.from_numpy(owners), len(counts))
+        join_units(adder.params, to_device(owners, lesson.model), len(counts))
     silence_broken(adder.params)
     adder.clip_and_accumulate()
     return terms
@@ -328,7 +332,7 @@ def silence_broken(parameters: list[Any]) -> None:
     """
     sums = torch.stack([p.grad_sample.flatten(1).sum(dim=1) for p in parameters]).sum(dim=0)
     broken = ~torch.isfinite(sums)
-    if broken.any():
+    if to_array(broken).any():
         for parameter in parameters:
             parameter.grad_sample[broken] = 0.0
 
@@ -348,5 +352,13 @@ def _finish(adder: DPOptimizer) -> None:
         if parameter.summed_grad is None:
             parameter.summed_grad = torch.zeros_like(parameter)
         parameter.grad_sample = parameter.new_zeros(0)  # Opacus counts it as one batch
-    adder.add_noise()
+    for parameter in adder.params:
+        at_home = torch.empty_like(parameter, device=adder.generator.device)
+        noise = _generate_noise(
+            adder.noise_multiplier * adder.max_grad_norm,
+            at_home,
+            adder.generator,
+            adder.secure_mode,
+        )
+        parameter.grad = parameter.summed_grad + noise.to(parameter.device)
     adder.scale_grad()

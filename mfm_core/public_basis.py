@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from mfm_core.autoencoder import Autoencoder
+from mfm_core.devices import to_array, to_device
 from mfm_core.errors import UpdateRejected
 from mfm_core.sums import Array, Sum
 
@@ -134,7 +135,7 @@ def public_basis(
     centred = seen - reference
     covariance = centred.T @ centred / max(1, len(seen) - 1)
     covariance += np.eye(len(covariance)) * 1e-9 * max(float(np.trace(covariance)), 1e-12)
-    rows = model.head.weight.detach().numpy().astype(np.float64)
+    rows = to_array(model.head.weight).astype(np.float64)
     chosen = _leading(np.concatenate([rows, rows @ covariance]), covariance, directions)
     inside = centred @ chosen.T
     if radius is None:
@@ -160,7 +161,7 @@ def _encoded(model: Autoencoder, pictures: NDArray[np.float32], batch: int = 64)
     was_training = model.training
     model.eval()
     parts = [
-        model.encode(torch.from_numpy(pictures[start : start + batch]))[0].numpy()
+        to_array(model.encode(to_device(pictures[start : start + batch], model))[0])
         for start in range(0, len(pictures), batch)
     ]
     model.train(was_training)

@@ -21,6 +21,7 @@ import torch
 from mfm_core.atlas import Atlas
 from mfm_core.autoencoder import Autoencoder
 from mfm_core.checkpoint import encoder_hash
+from mfm_core.devices import to_array, to_device
 from mfm_core.errors import CheckpointError, DataError
 from mfm_core.head import Head
 from mfm_core.sums import Array
@@ -121,8 +122,8 @@ class Sides:
 
     def judge(self, latent: torch.Tensor) -> torch.Tensor:
         """Return `[N, K]` logits of `[N, L]` latents; gradients pass."""
-        weight, bias = torch.from_numpy(self.head.weight), torch.from_numpy(self.head.bias)
-        return latent @ weight.T + bias
+        weight, bias = (torch.from_numpy(part) for part in (self.head.weight, self.head.bias))
+        return latent @ weight.to(latent.device).T + bias.to(latent.device)
 
 
 @dataclass(frozen=True)
@@ -184,13 +185,13 @@ def ask(model: Autoencoder, atlas: Atlas, image: Pixels, question: Question) -> 
     problems += _image_problems(model, image)
     if problems:
         raise DataError("explanation", problems)
-    picture = torch.from_numpy(np.array(image, dtype=np.float32))[None]
+    picture = to_device(np.array(image, dtype=np.float32), model)[None]
     with reading(model), torch.no_grad():
         latent, _ = model.encode(picture)
     sides = _attribute_sides(atlas, question) if question.attribute else None
     sides = sides or _class_sides(model, atlas, question)
-    numbers = (latent, torch.from_numpy(sides.axis), torch.from_numpy(sides.head.weight))
-    if not all(torch.isfinite(part).all() for part in numbers):
+    numbers = (to_array(latent), sides.axis, sides.head.weight)
+    if not all(np.isfinite(part).all() for part in numbers):
         problem = "the model gives a latent that is not finite; load an undamaged model file"
         raise DataError("explanation", [problem])
     return Asked(question, sides, picture, latent)
@@ -198,8 +199,8 @@ def ask(model: Autoencoder, atlas: Atlas, image: Pixels, question: Question) -> 
 
 def _class_sides(model: Autoencoder, atlas: Atlas, question: Question) -> Sides:
     names, target = tuple(atlas.ontology.classes), str(question.target)
-    weight = model.head.weight.detach().float().numpy().copy()
-    bias = model.head.bias.detach().float().numpy().copy()
+    weight = to_array(model.head.weight.float()).copy()
+    bias = to_array(model.head.bias.float()).copy()
     rival = None if question.versus is None else names.index(question.versus)
     axis = atlas.class_axis(target, question.versus)
     origin = atlas.others_mean(target) if rival is None else atlas.means[rival].astype(np.float64)

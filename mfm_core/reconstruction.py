@@ -16,6 +16,7 @@ from mfm_core.augmentation import augment
 from mfm_core.autoencoder import Autoencoder
 from mfm_core.config import AugmentationConfig
 from mfm_core.dataset import ImageSet
+from mfm_core.devices import device_of, to_array
 from mfm_core.sweep import Pixels
 
 RECONSTRUCTIONS = 6
@@ -64,7 +65,7 @@ def reconstruct(
     generator = torch.Generator().manual_seed(seed)
     damaged, _ = augment(originals, SHOWN_NOISE, generator)
     with torch.inference_mode():
-        mu, _ = model.encode(damaged)
+        mu, _ = model.encode(damaged.to(device_of(model)))
         drawn = model.decode(mu).clamp(0, 1)
-    rows = zip(originals.numpy(), damaged.numpy(), drawn.numpy(), strict=True)
+    rows = zip(originals.numpy(), damaged.numpy(), to_array(drawn), strict=True)
     return tuple(Reconstruction(*row) for row in rows)

@@ -28,6 +28,7 @@ from scipy.cluster.vq import kmeans2, vq
 from scipy.stats import false_discovery_control, hypergeom
 
 from mfm_core.autoencoder import Autoencoder
+from mfm_core.devices import to_array, to_device
 from mfm_core.errors import DataError
 from mfm_core.sums import Array
 
@@ -176,9 +177,9 @@ def decode_slices(model: Autoencoder, slices: Sequence[Slice]) -> NDArray[np.flo
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        drawn: NDArray[np.float32] = model.decode(torch.from_numpy(centres)).clamp(0, 1).numpy()
+        drawn = model.decode(to_device(centres, model)).clamp(0, 1)
     model.train(was_training)
-    return drawn
+    return to_array(drawn)
 
 
 def _one_each(order: Rows, chosen: NDArray[np.bool_], who: Rows) -> Rows:

@@ -66,18 +66,18 @@ def _bands(size: int, dtype: torch.dtype, device: torch.device) -> _Bands:
         band = torch.zeros(size - WINDOW + 1, size, dtype=torch.float64)
         for row, values in enumerate(band):
             values[row : row + WINDOW] = gaussian_window()
-        band = band.to(device, dtype)
-        return _Bands(_cut(band), _cut(band.T))
+        return _Bands(*(_cut(matrix, dtype, device) for matrix in (band, band.T)))
 
 
-def _cut(band: torch.Tensor) -> tuple[_Block, ...]:
+def _cut(band: torch.Tensor, dtype: torch.dtype, device: torch.device) -> tuple[_Block, ...]:
     """Return the blocks of a banded matrix, balanced in height."""
     count = -(-len(band) // BLOCK)
     blocks = []
     for piece in band.tensor_split(count):
         used = piece.any(dim=0).nonzero()
         start, stop = int(used.min()), int(used.max()) + 1
-        blocks.append(_Block(start, stop, piece[:, start:stop].contiguous()))
+        matrix = piece[:, start:stop].to(device, dtype).contiguous()
+        blocks.append(_Block(start, stop, matrix))
     return tuple(blocks)
 
 

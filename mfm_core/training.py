@@ -20,6 +20,7 @@ from mfm_core.augmentation import augment
 from mfm_core.autoencoder import Autoencoder, Output
 from mfm_core.config import LearningConfig, TrainingConfig
 from mfm_core.dataset import ImageSet
+from mfm_core.devices import Precision, arithmetic, device_of, rounding, to_array, to_device
 from mfm_core.errors import DataError
 from mfm_core.objective import TERM_NAMES, Terms, cycle_error, objective
 from mfm_core.optimiser import FlatOptimiser
@@ -77,11 +78,12 @@ def train(  # noqa: PLR0913 - what differs from call to call stays visible as ke
     seed: int,
     attention_stage: int = 0,
     proximal_mu: float = 0.0,
+    precision: Precision = "float32",
 ) -> dict[str, float]:
     """Train `model` in place; return the mean of every loss term over the steps.
 
     Afterwards the model holds the moving average of its weights. The result depends on the
-    arguments alone, to the bit on one CPU thread.
+    arguments alone, to the bit on one CPU thread. The model learns where its weights are.
 
     Args:
         model: weights to start from; they are also the anchor of the proximal term.
@@ -93,8 +95,10 @@ def train(  # noqa: PLR0913 - what differs from call to call stays visible as ke
         seed: of batches, augmentation and posterior samples.
         attention_stage: 0 no pixel weights, 1 learn them, 2 use them (`mfm_core.attention`).
         proximal_mu: FedProx weight mu of mu/2 |w - w0|^2.
+        precision: of the products; weights, losses and sums are float32 whatever is said.
 
     Raises:
+        ConfigError: the device has no such precision.
         DataError: `indices` is empty.
         ValueError: `attention_stage` is not 0, 1 or 2.
     """
@@ -104,9 +108,10 @@ def train(  # noqa: PLR0913 - what differs from call to call stays visible as ke
         raise ValueError(f"attention_stage is 0, 1 or 2, found {attention_stage}")
     model.attention_logits.requires_grad_(attention_stage == 1)
     rates = [learning_rate(learning.training, schedule, step) for step in range(steps)]
-    lesson = _Lesson(images, indices, learning, attention_stage)
+    lesson = _Lesson(images, indices, learning, attention_stage, precision)
     try:
-        totals = lesson.teach(model.train(), rates, seed, proximal_mu)
+        with arithmetic(device_of(model), precision):
+            totals = lesson.teach(model.train(), rates, seed, proximal_mu)
     finally:
         model.attention_logits.requires_grad_(False)
         model.eval()
@@ -121,6 +126,7 @@ class _Lesson:
     indices: NDArray[np.int64]
     learning: LearningConfig
     stage: int
+    precision: Precision
 
     def teach(
         self, model: Autoencoder, rates: list[float], seed: int, proximal_mu: float
@@ -130,7 +136,7 @@ class _Lesson:
         generator = torch.Generator().manual_seed(seed)
         shuffler = np.random.default_rng(seed)
         batches = shuffled_batches(self.indices, config.batch_size, len(rates), shuffler)
-        totals = torch.zeros(len(TERM_NAMES), dtype=torch.float64)
+        totals = torch.zeros(len(TERM_NAMES), dtype=torch.float64, device=device_of(model))
         proximal = 0.0
         with FlatOptimiser(model, config, proximal_mu) as optimiser:
             for step, (rate, batch) in enumerate(zip(rates, batches, strict=True)):
@@ -139,19 +145,20 @@ class _Lesson:
                 terms.loss.backward()  # type: ignore[no-untyped-call]
                 proximal += optimiser.step(rate, ema_decay(config.ema_decay, step))
                 totals += torch.stack(list(terms.named().values())).double()
-        named = dict(zip(TERM_NAMES, totals.tolist(), strict=True))
+        named = dict(zip(TERM_NAMES, to_array(totals).tolist(), strict=True))
         return {**named, "proximal": proximal} if proximal_mu > 0 else named
 
     def _terms(
         self, model: Autoencoder, batch: NDArray[np.int64], generator: torch.Generator
     ) -> Terms:
         """Return the terms of one batch, changed at random."""
-        labels = torch.from_numpy(self.images.labels[batch])
+        labels = to_device(self.images.labels[batch], model)
         settings, weights = self.learning.augmentation, self.learning.objective
-        changed, target = augment(self.images.batch(batch), settings, generator)
-        output: Output = model(changed, generator)
+        changed, target = augment(self.images.batch(batch, labels.device), settings, generator)
         attention = (self.stage, model.attention_logits)
-        cycle = output.mu.new_zeros(())
-        if weights.cycle_weight > 0:
-            cycle = cycle_error(model, output)
+        with rounding(labels.device, self.precision):
+            output: Output = model(changed, generator)
+            cycle = output.mu.new_zeros(())
+            if weights.cycle_weight > 0:
+                cycle = cycle_error(model, output)
         return objective(output, target, labels, weights, attention, cycle)

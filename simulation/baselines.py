@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from mfm_core.atlas import atlas_from
 from mfm_core.autoencoder import Autoencoder, build_autoencoder
 from mfm_core.dataset import ImageSet
+from mfm_core.devices import Wanted, choose_device, to_array
 from mfm_core.evaluation import Metrics, metric_sum, metrics_from
 from mfm_core.head import Head, candidate_sum, chosen_head, fit_heads
 from mfm_core.inference import infer
@@ -118,7 +119,7 @@ def refit_head(run: RunConfig, model: Autoencoder, images: ImageSet) -> None:
     attributes = images.attributes[rows]
     mu = infer(model, images, rows).mu
     total = latent_sum(mu, images.labels[rows], attributes, images.patients[rows], run.ontology)
-    trained = Head(model.head.weight.detach().numpy(), model.head.bias.detach().numpy())
+    trained = Head(to_array(model.head.weight), to_array(model.head.bias))
     candidates = (trained, *fit_heads(atlas_from(total, run.ontology, "")))
     val = images.select("val")
     scores = candidate_sum(infer(model, images, val).mu, images.labels[val], candidates)
@@ -128,9 +129,12 @@ def refit_head(run: RunConfig, model: Autoencoder, images: ImageSet) -> None:
         model.head.bias.copy_(torch.from_numpy(best.bias.copy()))
 
 
-def fit_alone(run: RunConfig, images: ImageSet, steps: int, seed: int) -> Autoencoder:
+def fit_alone(
+    run: RunConfig, images: ImageSet, steps: int, seed: int, device: Wanted = "cpu"
+) -> Autoencoder:
     """Return a model trained on one set of images, with everything the federation does."""
     model = build_autoencoder(run.model, run.image, len(run.ontology.classes), run.seed)
+    model.to(choose_device(device))
     rows = images.select("train")
     if run.model.linear_path:
         start_linear_path(model, patch_moments(images, rows, run.model))
@@ -154,21 +158,26 @@ def fit_alone(run: RunConfig, images: ImageSet, steps: int, seed: int) -> Autoen
 
 
 def _trained(
-    run: RunConfig, everything: ImageSet, images: ImageSet, steps: int, name: str
+    run: RunConfig, sets: tuple[ImageSet, ImageSet], steps: int, name: str, device: Wanted
 ) -> tuple[Autoencoder, Metrics]:
+    everything, images = sets
     seed = derive_seed(run, name, "baseline") % 2**31
-    model = fit_alone(run, images, steps, seed)
+    model = fit_alone(run, images, steps, seed, device)
     told = infer(model, everything, everything.select("test"))
     return model, judge(run, everything, told.logits, told.ssim)
 
 
 def run_local(
-    run: RunConfig, sets: Sequence[ImageSet], names: Sequence[str], site: int
+    run: RunConfig,
+    sets: Sequence[ImageSet],
+    names: Sequence[str],
+    site: int,
+    device: Wanted = "cpu",
 ) -> Baseline:
     """Return what hospital `site` reaches alone."""
     start, images = time.monotonic(), sets[site]
     steps = run.rounds * run.learning.training.steps_per_round
-    model, pooled = _trained(run, pool(sets), images, steps, names[site])
+    model, pooled = _trained(run, (pool(sets), images), steps, names[site], device)
     own = infer(model, images, images.select("test"))
     return Baseline(
         name=f"{names[site]} alone",
@@ -182,11 +191,13 @@ def run_local(
     )
 
 
-def run_pooled(run: RunConfig, sets: Sequence[ImageSet], factor: int) -> Baseline:
+def run_pooled(
+    run: RunConfig, sets: Sequence[ImageSet], factor: int, device: Wanted = "cpu"
+) -> Baseline:
     """Return what one model on all images reaches with `factor` times a hospital's steps."""
     start, everything = time.monotonic(), pool(sets)
     steps = factor * run.rounds * run.learning.training.steps_per_round
-    _, pooled = _trained(run, everything, everything, steps, "pooled")
+    _, pooled = _trained(run, (everything, everything), steps, "pooled", device)
     return Baseline(
         name=f"all images in one place ({steps} steps)",
         kind="pooled",

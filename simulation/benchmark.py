@@ -2,7 +2,8 @@
 
 SSIM against pytorch-msssim, augmentation against torchvision image by image, the training step
 against the core's own matrix product rate, a private step against a plain one
-(`simulation.private_cost`), and a simulated run against its bare training steps
+(`simulation.private_cost`), a step on a graphics card where there is one
+(`simulation.card_speed`), and a simulated run against its bare training steps
 (`simulation.federation_cost`). What crosses a hospital's boundary: nothing.
 """
 
@@ -29,6 +30,7 @@ from mfm_core.dataset import ImageSet
 from mfm_core.errors import ConfigError
 from mfm_core.ssim import ssim
 from mfm_core.training import Schedule, train
+from simulation.card_speed import bench_card, name_card
 from simulation.flops import count_flops
 from simulation.private_cost import bench_private_step
 from simulation.stopwatch import Goal, Row, in_ms, interleave, make_row, one_thread
@@ -45,6 +47,8 @@ SSIM_GRADIENT_ERROR = Goal(1e-5, "at most")
 AUGMENTATION_SPEED = Goal(6.0, "at least")
 AUGMENTATION_SHARE = Goal(4.0, "at most")
 STEP_EFFICIENCY = Goal(35.0, "at least")
+
+CARD_ROWS = {True: " (its rows are wall time).", False: ", so its rows are left out."}
 
 Augment = Callable[[torch.Tensor], torch.Tensor]
 
@@ -63,6 +67,7 @@ def describe_machine() -> dict[str, str | int]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": cores or 1,
         "threads": 1,
+        "card": name_card(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": version("torchvision"),
@@ -235,6 +240,7 @@ def bench(quick: bool = False) -> list[Row]:
     with one_thread():
         rows = [*bench_ssim(rounds), *bench_step(rounds)]
         rows += bench_private_step(rounds, draw_image_set(64), BATCH)
+        rows += bench_card(rounds, draw_image_set(64), BATCH)
     return rows if quick else [*rows, *bench_federation(), *bench_secure_sum()]
 
 
@@ -249,7 +255,8 @@ def make_table(rows: list[Row]) -> Table:
     words = (
         f"{machine['processor']} ({machine['instructions']}), {machine['cores']} cores, "
         f"{machine['threads']} thread a process, torch {machine['torch']}. CPU time, variants "
-        "interleaved; median and quartiles over the rounds."
+        "interleaved; median and quartiles over the rounds. "
+        f"Graphics card: {machine['card']}{CARD_ROWS[bool(torch.cuda.is_available())]}"
     )
     table = Table(title="Hot paths", title_justify="left", caption=words, caption_justify="left")
     for heading in ("what", "measured", "quartiles", "goal", "rounds", "absolute"):

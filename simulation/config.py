@@ -16,6 +16,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from mfm_core.config import DataConfig, Part, parse_yaml, problems_of, read_yaml
+from mfm_core.devices import Wanted
 from mfm_core.errors import ConfigError
 from simulation.phantoms import PhantomConfig
 from strategies.config import RunConfig
@@ -191,6 +192,11 @@ class StudyConfig(Part):
     quorum: int | None = Field(None, ge=1, description="Hospitals a round needs; None: all.")
     workers: int | None = Field(
         None, ge=1, le=256, description="Virtual hospitals at once; None: one per core."
+    )
+    device: Wanted = Field(
+        "cpu",
+        description="Where hospitals and baselines train; auto takes a graphics card where there "
+        "is one, and all workers share it.",
     )
     baselines: BaselineConfig = BaselineConfig()
     seeds: SeedConfig = SeedConfig()

@@ -268,6 +268,7 @@ def _write_sites(
                     min_cell_count=study.min_cell_count,
                 ),
                 state_folder=Path(name) / "state",
+                device=study.device,
                 simulated=True,
             ),
             sites / f"{number}.yaml",

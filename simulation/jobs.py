@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mfm_core.config import load_yaml
+from mfm_core.devices import Wanted
 from mfm_core.errors import MfmError, RunFailed
 from mfm_core.whole_file import write_whole
 from simulation.config import StudyConfig
@@ -39,12 +40,14 @@ class Job:
         kind: local, pooled, nearest_neighbour or pca_logistic.
         site: index of the hospital of a local model.
         factor: the pooled model's steps over those of one hospital.
+        device: where models are trained.
     """
 
     folder: Path
     kind: str
     site: int = 0
     factor: int = 1
+    device: Wanted = "cpu"
 
     @property
     def result(self) -> Path:
@@ -64,9 +67,10 @@ def plan_jobs(study: StudyConfig, folder: Path, sites: int) -> list[Job]:
     jobs: list[Job] = []
     for kind in dict.fromkeys(study.baselines.kinds):
         if kind == "local":
-            jobs += [Job(folder, kind, site) for site in range(sites)]
+            jobs += [Job(folder, kind, site, device=study.device) for site in range(sites)]
         else:
-            jobs.append(Job(folder, kind, factor=factor if kind == "pooled" else 1))
+            steps = factor if kind == "pooled" else 1
+            jobs.append(Job(folder, kind, factor=steps, device=study.device))
     return sorted(jobs, key=lambda job: -job.weight)
 
 
@@ -89,9 +93,9 @@ def run_job(job: Job) -> Path:
     run = load_yaml(job.folder / "run.yaml", RunConfig)
     names, sets = open_hospitals(job.folder, run)
     if job.kind == "local":
-        done = run_local(run, sets, names, job.site)
+        done = run_local(run, sets, names, job.site, job.device)
     elif job.kind == "pooled":
-        done = run_pooled(run, sets, job.factor)
+        done = run_pooled(run, sets, job.factor, job.device)
     else:
         done = run_pixels(run, sets, job.kind)
     return write_whole(job.result, json.dumps(done.to_dict(), indent=1).encode())

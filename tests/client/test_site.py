@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from client.site import CACHE, LOG, close_sites, open_site
 from mfm_core.checkpoint import flat_weights
+from mfm_core.errors import ConfigError
 from tests.server.hospitals import lay_out
 
 
@@ -26,6 +28,16 @@ def test_opened_once_and_model_built_once(folder: Path) -> None:
     assert site.load(weights) is model
     assert flat_weights(site.model).tobytes() == weights.tobytes()
     assert open_site(folder / "sites" / "1.yaml") is not site
+
+
+def test_a_site_that_wants_a_card_trains_on_nothing_else(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    site = open_site(folder / "sites" / "0.yaml")
+    other = replace(site, config=site.config.model_copy(update={"device": "cuda"}))
+    with pytest.raises(ConfigError, match="sees no card"):
+        _ = other.model
 
 
 def test_pixels_are_decoded_once_even_by_another_process(folder: Path) -> None:

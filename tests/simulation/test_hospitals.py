@@ -75,10 +75,10 @@ def test_folds_take_turns_as_the_test_set(tmp_path: Path, test_fold: int) -> Non
 
 
 def test_site_files_are_read_by_the_client_itself(tmp_path: Path) -> None:
-    study = make(folder_study())
+    study = make(folder_study()).model_copy(update={"device": "auto"})
     prepare(study, write_images(tmp_path / "data"), tmp_path / "run")
     config = load_site_config(tmp_path / "run" / "sites" / "0.yaml")
-    assert config.name == "a"
+    assert config.name == "a" and config.device == "auto"
     assert config.limits.accepted_runs == (canonical_hash(study.run),)
     assert config.data.root == (tmp_path / "data").resolve()
     assert config.state_folder == (tmp_path / "run" / "sites" / "a" / "state").resolve()
