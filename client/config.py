@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from mfm_core.config import DataConfig, Part, load_yaml
 from mfm_core.devices import Wanted
 from mfm_core.errors import ConfigError
+from mfm_core.public_pictures import Pixels, read_public
 from strategies.code_hash import bundle_folder
 from strategies.config import RunConfig
 from strategies.exposition import is_loopback
@@ -214,3 +215,13 @@ def load_site_run(config: SiteConfig) -> RunConfig:
     if config.run is None and not path.is_file():
         raise ConfigError(str(path), ["not in the app bundle; name the site's own copy in 'run'"])
     return load_yaml(path, RunConfig)
+
+
+def public_pictures(config: SiteConfig, run: RunConfig) -> Pixels | None:
+    """Return the public pictures that the agreed run names, from beside this site's copy of it.
+
+    Raises:
+        ConfigError: they are missing or others than agreed.
+    """
+    folder = bundle_folder() if config.run is None else config.run.parent
+    return read_public(folder, run.privacy.public_pictures, run.image)

@@ -15,6 +15,7 @@ import httpx
 from client import doctor_network, registration
 from client.doctor_data import check_counts, read_images
 from client.doctor_dicom import check_dicom
+from client.doctor_forecast import check_forecast
 from client.doctor_machine import check_machine
 from client.doctor_sandbox import check_sandbox
 from client.doctor_settings import (
@@ -97,6 +98,7 @@ def _data(visit: Visit) -> Iterator[Finding]:
     if found.images is not None:
         visit.images = found.images
         yield from check_counts(found.images, run.ontology, config.limits.min_cell_count)
+        yield from check_forecast(config, run)
 
 
 def _dicom(visit: Visit) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import app
-from client.config import SiteConfig
+from client.config import SiteConfig, public_pictures
 from client.local_coordinator import LocalCoordinator
 from client.private_release import forecast_words
 from client.private_round import count_units, planned_spend
@@ -34,7 +34,6 @@ from mfm_core.errors import MfmError
 from mfm_core.whole_file import write_whole
 from strategies import wire
 from strategies.answers import answer_of
-from strategies.atlas_release import basis_of
 from strategies.code_hash import code_hash
 from strategies.config import RunConfig
 from strategies.plan import MESSAGE_TYPES, ROUNDED, Kind, Step, plan_of
@@ -153,7 +152,7 @@ class _Stage:
         self.site_file = place / "site.yaml"
         dump_yaml(copy, self.site_file)
         self.site = open_site(self.site_file)
-        self.coordinator = LocalCoordinator(run)
+        self.coordinator = LocalCoordinator(run, public_pictures(config, run))
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
 
     def play(self, step: Step, out: Path, number: int) -> Exchange:
@@ -218,9 +217,8 @@ class _Stage:
         """Return what a private release would be good for, under the encoder of this rehearsal."""
         if kind != "latent_sums" or not self.run.privacy.atlas.private:
             return ""
-        weights = self.coordinator.weights
-        self.site.load(weights)
-        return forecast_words(self.site, basis_of(self.run, weights))
+        self.site.load(self.coordinator.weights)
+        return forecast_words(self.site, self.coordinator.basis())
 
     def _last_words(self) -> str:
         try:

@@ -1,8 +1,9 @@
 """The kit a coordinator gives one hospital: read, checked whole, then placed at once.
 
-A kit is a folder or a zip of kit.json, ca.crt, run.yaml and a commented site.yaml. Nothing of it
-is executed. A kit that is damaged, made for another site, or whose run is not the one it names is
-refused before a file is changed. What crosses the hospital's boundary: nothing; a kit comes in.
+A kit is a folder or a zip of kit.json, ca.crt, run.yaml, a commented site.yaml and the public
+pictures where the run names some. Nothing of it is executed. A kit that is damaged, made for
+another site, or whose run is not the one it names is refused before a file is changed.
+What crosses the hospital's boundary: nothing; a kit comes in.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from client.folder import Folder
 from client.keys import read_request
 from mfm_core.config import canonical_hash, load_yaml
 from mfm_core.errors import ConfigError
+from mfm_core.public_pictures import LARGEST_FILE as LARGEST_PICTURES
+from mfm_core.public_pictures import PUBLIC_FILE, read_public
 from mfm_core.whole_file import write_whole
 from strategies.config import RunConfig
 from strategies.onboarding import KIT, KIT_AUTHORITY, KIT_RUN, KIT_SITE, Kit, read_json
@@ -26,7 +30,7 @@ from strategies.onboarding import KIT, KIT_AUTHORITY, KIT_RUN, KIT_SITE, Kit, re
 FILES = (KIT, KIT_AUTHORITY, KIT_RUN, KIT_SITE)
 OLD = "kit.old"
 LARGEST_FILE = 1_000_000
-"""Bytes; no file of a kit comes near."""
+"""Bytes; no file of a kit but the public pictures comes near."""
 
 
 def host_and_port(kit: Kit) -> tuple[str, int]:
@@ -99,20 +103,19 @@ def join_kit(folder: Folder, source: Path, *, replace: bool = False) -> Joined:
 
 
 def _copy_in(source: Path, fresh: Path) -> None:
-    """Copy the four files of a kit into an empty folder.
+    """Copy the files of a kit into an empty folder.
 
     Raises:
         ConfigError: no kit, incomplete, or a file of an unlikely size.
     """
     if source.is_dir():
-        missing = [name for name in FILES if not (source / name).is_file()]
-        large = [
-            name
-            for name in FILES
-            if name not in missing and (source / name).stat().st_size > LARGEST_FILE
-        ]
-        _refuse_incomplete(source, missing, large)
-        for name in FILES:
+        sizes = {
+            name: (source / name).stat().st_size
+            for name in (*FILES, PUBLIC_FILE)
+            if (source / name).is_file()
+        }
+        _refuse_incomplete(source, sizes)
+        for name in sizes:
             shutil.copyfile(source / name, fresh / name)
         return
     try:
@@ -126,22 +129,25 @@ def _copy_in(source: Path, fresh: Path) -> None:
 
 
 def _unpack(packed: zipfile.ZipFile, source: Path, fresh: Path) -> None:
-    """Write the four files of a zip by their own names, whatever paths it holds."""
+    """Write the files of a zip by their own names, whatever paths it holds."""
     found = {}
     for entry in packed.infolist():
         name = entry.filename.rpartition("/")[2]
-        if name in FILES and name not in found:
+        if name in (*FILES, PUBLIC_FILE) and name not in found:
             found[name] = entry
-    missing = [name for name in FILES if name not in found]
-    large = [name for name, entry in found.items() if entry.file_size > LARGEST_FILE]
-    _refuse_incomplete(source, missing, large)
+    _refuse_incomplete(source, {name: entry.file_size for name, entry in found.items()})
     for name, entry in found.items():
         (fresh / name).write_bytes(packed.read(entry))
 
 
-def _refuse_incomplete(source: Path, missing: list[str], large: list[str]) -> None:
+def _refuse_incomplete(source: Path, sizes: Mapping[str, int]) -> None:
+    """Refuse a kit without a needed file, or with one of an unlikely size in bytes."""
+    missing = [name for name in FILES if name not in sizes]
     problems = [f"{name} is missing; the kit is incomplete, get it again" for name in missing]
-    problems += [f"{name} is larger than {LARGEST_FILE} bytes; this is no kit" for name in large]
+    for name, size in sizes.items():
+        most = LARGEST_PICTURES if name == PUBLIC_FILE else LARGEST_FILE
+        if size > most:
+            problems.append(f"{name} is larger than {most} bytes; this is no kit")
     if problems:
         raise ConfigError(str(source), problems)
 
@@ -174,9 +180,11 @@ def _checked(fresh: Path, name: str, source: Path) -> tuple[Kit, Certificate]:
 
 def _run_problems(fresh: Path, kit: Kit | None) -> list[str]:
     try:
-        found = canonical_hash(load_yaml(fresh / KIT_RUN, RunConfig))
+        run = load_yaml(fresh / KIT_RUN, RunConfig)
+        found = canonical_hash(run)
+        read_public(fresh, run.privacy.public_pictures, run.image)
     except ConfigError as error:
-        return [f"{KIT_RUN}: {problem}" for problem in error.problems]
+        return [f"{Path(error.subject).name}: {problem}" for problem in error.problems]
     if kit is not None and found != kit.run_hash:
         return [
             f"{KIT_RUN} has hash {found}, {KIT} names {kit.run_hash}; the kit was changed on its "

@@ -19,6 +19,8 @@ from mfm_core.head import Head, chosen_head, fit_heads
 from mfm_core.head_files import heads_to_sum
 from mfm_core.mitigation import finish_round, start_heads
 from mfm_core.patches import start_linear_path
+from mfm_core.public_basis import PublicBasis
+from mfm_core.public_pictures import Pixels
 from mfm_core.sums import Sum
 from strategies.answers import (
     CHOSEN,
@@ -33,15 +35,16 @@ from strategies.answers import (
 from strategies.atlas_release import basis_of, latent_sum_of
 from strategies.config import RunConfig
 from strategies.plan import Kind
+from strategies.starting_weights import first_weights
 from strategies.wire import Payload
 
 
 class LocalCoordinator:
     """What a coordinator would hold if this site were the only one."""
 
-    def __init__(self, run: RunConfig) -> None:
-        self.run = run
-        self.weights: NDArray[np.float32] = flat_weights(self._new())
+    def __init__(self, run: RunConfig, pictures: Pixels | None = None) -> None:
+        self.run, self.pictures = run, pictures
+        self.weights: NDArray[np.float32] = first_weights(run, pictures)
         self._latent: Sum | None = None
         self._heads: dict[str, Head] = {}
         self._candidates: tuple[Head, ...] = ()
@@ -69,7 +72,7 @@ class LocalCoordinator:
                 parts[HEADS] = heads_to_sum(self._mitigated())
             return Payload(self.weights, joined(parts))
         if kind == "latent_sums" and self.run.privacy.atlas.private:
-            return Payload(self.weights, basis_of(self.run, self.weights).to_sum())
+            return Payload(self.weights, self.basis().to_sum())
         return Payload(self.weights)
 
     def take(self, kind: Kind, reply: Payload) -> None:
@@ -96,7 +99,11 @@ class LocalCoordinator:
         agreed = self.run.privacy.atlas
         if not agreed.private:
             return total
-        return latent_sum_of(self.run, self.weights, total, agreed.min_sites)[0]
+        return latent_sum_of(self.run, self.basis(), total, agreed.min_sites)[0]
+
+    def basis(self) -> PublicBasis:
+        """Return the public basis of the present weights."""
+        return basis_of(self.run, self.weights, self.pictures)
 
     def _new(self) -> Autoencoder:
         run = self.run

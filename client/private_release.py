@@ -48,6 +48,9 @@ EXACT = "exact_cells"
 OWN_ATLAS = "own_atlas.safetensors"
 """For `mfm-client explain --atlas`."""
 
+USEFUL = 0.8
+"""Cosine with the true axis below which a noisy one is of little use."""
+
 KEPT = "releases"
 """Folder of the noisy cells, in the state folder."""
 
@@ -165,7 +168,8 @@ def forecast_words(site: Site, basis: PublicBasis) -> str:
     way = "under the secure sum" if has_secure_sum(site.run) else "with the noise of every site"
     return (
         f"expected cosine of each released axis with the true one, if {agreed.min_sites} sites "
-        f"like this one release {way}: {shown or 'no axis'}; below 0.8 an axis is of little use"
+        f"like this one release {way}: {shown or 'no axis'}; below {USEFUL} an "
+        "axis is of little use"
     )
 
 

@@ -21,6 +21,7 @@ from mfm_core.checkpoint import encoder_hash, save_model, weight_schema
 from mfm_core.config import canonical_hash
 from mfm_core.errors import ConfigError, MfmError, is_full, system_refusal
 from mfm_core.head_files import heads_from_sum, save_heads
+from mfm_core.public_pictures import Pixels, read_public
 from server.checkpoints import arrays_hash
 from server.config import ConsortiumConfig, load_agreed_run, load_consortium
 from server.journal import RunFolder, write_json
@@ -65,7 +66,9 @@ def run_federation(grid: Grid, consortium: ConsortiumConfig, resume: bool) -> Ru
     folder = RunFolder(consortium.output, canonical_hash(run), code_hash(), run.rounds)
     kept, phases = folder.open(resume), len(plan_of(run))
     try:
-        strategy = strategy_of(run, consortium, folder, kept or first_state(run))
+        pictures = read_public(consortium.output, run.privacy.public_pictures, run.image)
+        state = kept or first_state(run, pictures)
+        strategy = strategy_of(run, consortium, folder, state, pictures)
         strategy.start(grid, ArrayRecord({MODEL: Array(strategy.state.weights)}))
         write_results(folder.folder, run, strategy.state)
     except Exception as error:
@@ -78,9 +81,13 @@ def run_federation(grid: Grid, consortium: ConsortiumConfig, resume: bool) -> Ru
 
 
 def strategy_of(
-    run: RunConfig, consortium: ConsortiumConfig, folder: RunFolder, state: RunState
+    run: RunConfig,
+    consortium: ConsortiumConfig,
+    folder: RunFolder,
+    state: RunState,
+    pictures: Pixels | None = None,
 ) -> PhasedStrategy:
-    """Return the engine of a run, ready to go on from `state`."""
+    """Return the engine of a run, ready to go on from `state`; `pictures` are public ones."""
     schema = weight_schema(new_model(run))
     secure = run.secure_sum if run.secure_sum.enabled else None
     identity = Identity(
@@ -88,7 +95,8 @@ def strategy_of(
     )
     hashes = (identity.config_hash, identity.code_hash)
     receipts = Receipts(hashes, signer_of(consortium.receipt_key), read_lines(folder.folder))
-    return PhasedStrategy(phases_of(run), identity, consortium.rules, folder, state, receipts)
+    phases = phases_of(run, pictures)
+    return PhasedStrategy(phases, identity, consortium.rules, folder, state, receipts)
 
 
 def describe_failure(error: Exception) -> str:

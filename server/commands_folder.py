@@ -1,4 +1,4 @@
-"""The commands about the coordinator's folder: init, check, rotate.
+"""The commands about the coordinator's folder: init, check, pictures, rotate.
 
 What crosses a hospital's boundary: nothing.
 """
@@ -109,6 +109,34 @@ def show_findings(findings: tuple[Finding, ...]) -> None:
         console.print(f"{found.part}: {found.text}", markup=False)
         if found.advice:
             console.print(f"     -> {found.advice}", markup=False)
+
+
+@app.command()
+def pictures(
+    folder: FolderArgument,
+    images: Annotated[Path, typer.Argument(help="Folder of public image files; all below it.")],
+) -> None:
+    """Make the file of public pictures beside run.yaml, and print the line that names it there.
+
+    They must be nobody's patients of the consortium: directions of a private atlas and the start of
+    a private run come of them at no cost in privacy. Films of the same kind serve best.
+    """
+    from mfm_core.public_pictures import PUBLIC_FILE, read_pictures, write_public
+    from server.hosting import load_hosted_run, load_hosting
+
+    opened = open_folder(folder)
+    with locked(opened):
+        hosting = load_hosting(opened)
+        run, place = load_hosted_run(hosting), hosting.run.parent
+        files = sorted(path for path in images.rglob("*") if path.is_file())
+        found = read_pictures(files, run.image)
+        made = write_public(place, found)
+    print(f"{len(found)} pictures of {run.image.size_px} px in {place / PUBLIC_FILE}")
+    if run.privacy.public_pictures == made:
+        print("run.yaml names them already")
+        return
+    print(f"Write into {hosting.run.name}, then give every site a new kit:")
+    print(f"privacy:\n  public_pictures: {made}")
 
 
 @app.command()

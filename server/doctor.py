@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mfm_core.autoencoder import MAX_PARAMETERS, parameters_of
 from mfm_core.errors import ConfigError, MfmError
+from mfm_core.public_pictures import read_public
 from server.certificates import WARN_DAYS, issued_by, read_certificate
 from server.finding import Finding
 from server.folder import Folder, missing_parts
@@ -68,6 +69,7 @@ def _findings(folder: Folder, now: datetime.datetime) -> Iterator[Finding]:
             run = load_hosted_run(hosting)
             agreed = agreed_of(run)
             yield from describe_run(agreed)
+            yield from check_public(hosting, run)
         except MfmError as error:
             yield from _problems("run", error, "correct the agreed run.yaml")
     yield from check_sites(folder, hosting, agreed)
@@ -169,6 +171,18 @@ def describe_run(agreed: Agreed) -> Iterator[Finding]:
     yield Finding("run", "ok", f"{count:,} parameters of at most {MAX_PARAMETERS:,}")
     yield Finding("run", "ok", f"run hash {agreed.run_hash}")
     yield Finding("run", "ok", f"bundle hash {agreed.bundle_hash}")
+
+
+def check_public(hosting: HostingConfig, run: RunConfig) -> Iterator[Finding]:
+    """Yield whether the public pictures beside run.yaml are those that it names, if it names any.
+
+    Raises:
+        ConfigError: missing, or others.
+    """
+    found = read_public(hosting.run.parent, run.privacy.public_pictures, run.image)
+    if found is not None:
+        text = f"{len(found)} public pictures, as run.yaml names them; every kit holds them"
+        yield Finding("run", "ok", text)
 
 
 def check_sites(

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from mfm_core.config import canonical_hash, dump_yaml
 from mfm_core.errors import ConfigError, RunFailed
+from mfm_core.public_pictures import read_public, write_public
 from server.config import ConsortiumConfig
 from server.flower import FlowerRun
 from server.hosting import write_consortium
@@ -87,23 +88,32 @@ class Prepared:
 
 
 def prepare(
-    folder: Path, run: RunConfig, config: ConsortiumConfig, *, resume: bool = False
+    folder: Path,
+    run: RunConfig,
+    config: ConsortiumConfig,
+    *,
+    resume: bool = False,
+    public: Path | None = None,
 ) -> Prepared:
-    """Write run.yaml, consortium.yaml and the staged app into a run's folder.
+    """Write run.yaml, consortium.yaml, public pictures and the staged app into a run's folder.
 
     Args:
         folder: the run's folder, made here.
         run: the agreed run.
         config: the effective settings, from `server.hosting.consortium_of`.
         resume: go on in a folder that holds a state.
+        public: folder of the public pictures, where the run names some; None: they are there.
 
     Raises:
-        ConfigError: the folder holds a run already.
+        ConfigError: the folder holds a run already, or the public pictures are not the agreed ones.
     """
     if not resume and any((folder / STATES).glob("state-*.safetensors")):
         reason = "holds this run already; go on with `mfm-server resume`, or choose --name"
         raise ConfigError(str(folder), [reason])
+    pictures = read_public(public or folder, run.privacy.public_pictures, run.image)
     folder.mkdir(parents=True, exist_ok=True)
+    if public is not None and pictures is not None:
+        write_public(folder, pictures)
     dump_yaml(run, folder / RUN_FILE)
     settings = write_consortium(config, folder)
     app = stage_bundle(run, folder / BUNDLE)

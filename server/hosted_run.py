@@ -131,7 +131,8 @@ def _prepare(
     times = (waits.deadline_s, waits.grace_s) if waits else (None, None)
     config = consortium_of(hosting, admitted, deadline_s=times[0], grace_s=times[1])
     config = config.model_copy(update={"receipt_key": Folder(host.folder).receipt_key})
-    prepared = prepare(place, agreed, config, resume=resume)
+    public = None if resume else hosting.run.parent
+    prepared = prepare(place, agreed, config, resume=resume, public=public)
     print(f"run {agreed.name}, {agreed.rounds} rounds, sites {', '.join(config.sites)}")
     print(f"run hash    {prepared.run_hash}")
     print(f"bundle hash {prepared.bundle_hash}")

@@ -1,8 +1,9 @@
 """The kit of one site: what a hospital needs to join, and nothing secret.
 
 A folder and the same as a zip: kit.json (address, site, hashes of run and bundle), the
-authority's certificate, the agreed run.yaml and a commented site.yaml to start from. Equal kits
-have equal bytes. What crosses a hospital's boundary: towards it, these four files.
+authority's certificate, the agreed run.yaml and a commented site.yaml to start from, and the public
+pictures where the run names some. Equal kits have equal bytes.
+What crosses a hospital's boundary: towards it, these files.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from mfm_core.config import canonical_hash
 from mfm_core.errors import ConfigError
+from mfm_core.public_pictures import PUBLIC_FILE, read_public
 from mfm_core.whole_file import write_whole
 from server.folder import Folder
 from server.hosting import HostingConfig
@@ -56,7 +58,7 @@ def kit_files(
     """Return the content of a site's kit by file name.
 
     Raises:
-        ConfigError: the authority's certificate or the run cannot be read.
+        ConfigError: the authority's certificate, the run or its pictures cannot be read.
     """
     kit = Kit(
         consortium=hosting.name,
@@ -66,12 +68,16 @@ def kit_files(
         bundle_hash=agreed.bundle_hash,
         receipt_key=public_half(folder.receipt_key),
     )
-    return {
+    files = {
         KIT: (kit.model_dump_json(indent=1) + "\n").encode(),
         KIT_AUTHORITY: _read(folder.authority / "ca.crt"),
         KIT_RUN: _read(hosting.run),
         KIT_SITE: site_text(kit, agreed.run).encode(),
     }
+    if (wanted := agreed.run.privacy.public_pictures) is not None:
+        read_public(hosting.run.parent, wanted, agreed.run.image)
+        files[PUBLIC_FILE] = _read(hosting.run.parent / PUBLIC_FILE)
+    return files
 
 
 def write_kit(folder: Folder, hosting: HostingConfig, site: str, agreed: Agreed) -> Path:
@@ -113,15 +119,16 @@ def kit_problems(folder: Folder, hosting: HostingConfig, site: str, agreed: Agre
     place, zipped = folder.kits / site, folder.kits / f"{site}.zip"
     if not place.is_dir() or not zipped.is_file():
         return [f"the kit of {site} is missing; {RENEW}"]
+    expected = kit_files(folder, hosting, site, agreed)
     try:
         kit = read_json(place / KIT, Kit, RENEW)
-        found = {name: _read(place / name) for name in (KIT, KIT_AUTHORITY, KIT_RUN, KIT_SITE)}
+        found = {name: _read(place / name) for name in expected}
     except ConfigError as error:
         return [f"the kit of {site} is damaged ({Path(error.subject).name}); {RENEW}"]
-    expected = kit_files(folder, hosting, site, agreed)
     wanted = Kit.model_validate_json(expected[KIT])
     stale = [name for name in Kit.model_fields if getattr(kit, name) != getattr(wanted, name)]
-    stale += [name for name in (KIT_AUTHORITY, KIT_RUN) if found[name] != expected[name]]
+    fixed = [name for name in expected if name not in (KIT, KIT_SITE)]
+    stale += [name for name in fixed if found[name] != expected[name]]
     if not stale and zipped.read_bytes() != _pack(site, found):
         stale = [zipped.name]
     return [f"the kit of {site} is out of date ({', '.join(stale)}); {RENEW}"] if stale else []

@@ -11,7 +11,9 @@ What crosses a hospital's boundary: towards it, the weights, candidate heads and
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,13 +24,14 @@ from mfm_core.atlas import Atlas, atlas_from
 from mfm_core.autoencoder import Autoencoder, build_autoencoder
 from mfm_core.checkpoint import encoder_hash, flat_weights, load_flat_weights, weight_schema
 from mfm_core.erasure import why_not_comparable
-from mfm_core.errors import DataError
 from mfm_core.evaluation import metrics_from
 from mfm_core.head import Head, choose_head, chosen_head, fit_heads
 from mfm_core.head_files import heads_from_sum, heads_to_sum
 from mfm_core.mitigation import finish_round, start_heads
 from mfm_core.patches import start_linear_path
-from mfm_core.sums import Array, Sum
+from mfm_core.public_basis import PublicBasis
+from mfm_core.public_pictures import Pixels
+from mfm_core.sums import Sum
 from server.audit import audit_figures, bias_rows, without_mitigated
 from strategies import aggregation
 from strategies.answers import (
@@ -45,10 +48,11 @@ from strategies.answers import (
     read_training_sum,
     trained_methods,
 )
-from strategies.atlas_release import basis_of, latent_sum_of
+from strategies.atlas_release import basis_of, latent_sum_of, refuse_too_few_patients
 from strategies.collector import Pooled
 from strategies.config import RunConfig
-from strategies.plan import Step, attention_stage, plan_of
+from strategies.plan import Kind, Step, attention_stage, plan_of
+from strategies.starting_weights import first_weights
 from strategies.strategy import Phase, RunState
 from strategies.wire import Payload
 
@@ -69,9 +73,9 @@ def model_with(run: RunConfig, weights: NDArray[np.float32]) -> Autoencoder:
     return model.eval()
 
 
-def first_state(run: RunConfig) -> RunState:
-    """Return the state before the first phase."""
-    weights = flat_weights(new_model(run))
+def first_state(run: RunConfig, pictures: Pixels | None = None) -> RunState:
+    """Return the state before the first phase; `pictures` are the public ones of the run."""
+    weights = first_weights(run, pictures)
     return RunState(0, weights, aggregation.init(run.aggregation, len(weights)))
 
 
@@ -81,13 +85,13 @@ def pooled_atlas(run: RunConfig, state: RunState, config_hash: str) -> Atlas:
     return atlas_from(state.sums[LATENT], run.ontology, encoder, config_hash)
 
 
-def phases_of(run: RunConfig) -> tuple[Phase, ...]:
-    """Return every phase of a run, hello first."""
-    kinds = {
+def phases_of(run: RunConfig, pictures: Pixels | None = None) -> tuple[Phase, ...]:
+    """Return every phase of a run, hello first; `pictures` are the public ones of the run."""
+    kinds: dict[Kind, Callable[[RunConfig, Step], Phase]] = {
         "hello": Asking,
         "patch_moments": PatchMoments,
         "train": Training,
-        "latent_sums": LatentSums,
+        "latent_sums": partial(LatentSums, pictures=pictures),
         "heads": Heads,
         "mitigate": Mitigation,
         "evaluate": Evaluation,
@@ -189,13 +193,20 @@ def _training_facts(run: RunConfig, total: Sum, images: int) -> dict[str, Any]:
     return {"loss": loss, "val": figures}
 
 
+@dataclass(frozen=True)
 class LatentSums(Asking):
     """The one release of class and attribute sums."""
+
+    pictures: Pixels | None = None
+
+    def basis(self, state: RunState) -> PublicBasis:
+        """Return the public basis of the weights."""
+        return basis_of(self.run, state.weights, self.pictures)
 
     def request(self, state: RunState) -> Payload:
         """Return the trained weights; with the public basis where the atlas is private."""
         if self.run.privacy.atlas.private:
-            return Payload(state.weights, basis_of(self.run, state.weights).to_sum())
+            return Payload(state.weights, self.basis(state).to_sum())
         return Payload(state.weights)
 
     def note(self, total: Sum | None, images: int) -> dict[str, Any]:
@@ -213,7 +224,8 @@ class LatentSums(Asking):
         """
         assert pooled.total is not None
         if self.run.privacy.atlas.private:
-            made, facts = latent_sum_of(self.run, state.weights, pooled.total, len(pooled.of_site))
+            sites = len(pooled.of_site)
+            made, facts = latent_sum_of(self.run, self.basis(state), pooled.total, sites)
             sums = {**state.sums, LATENT: made, SITE_CELLS: Sum()}
             return replace(state, sums=sums, facts={**state.facts, "latent_sums": facts}), facts
         refuse_too_few_patients(pooled.total["class.count"])
@@ -229,24 +241,6 @@ class LatentSums(Asking):
         }
         sums = {**state.sums, LATENT: pooled.total, SITE_CELLS: Sum(cells)}
         return replace(state, sums=sums, facts={**state.facts, "latent_sums": facts}), facts
-
-
-def refuse_too_few_patients(counts: Array) -> None:
-    """Refuse class counts `[K]` from which `atlas_from` could make no atlas.
-
-    Raises:
-        DataError: not more patients than classes, or a negative count.
-    """
-    patients, classes = float(counts.sum()), int((counts > 0).sum())
-    if counts.min(initial=0.0) < 0 or patients <= classes:
-        raise DataError(
-            "latent sums",
-            [
-                f"found {patients:.0f} training patients in {classes} classes over all sites, "
-                "expected more patients than classes and no negative count; lower min_cell_count "
-                "at the sites or admit more sites, then resume the run, which asks again"
-            ],
-        )
 
 
 def head_of(run: RunConfig, weights: NDArray[np.float32]) -> Head:

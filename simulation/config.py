@@ -199,6 +199,11 @@ class StudyConfig(Part):
         "is one, and all workers share it.",
     )
     baselines: BaselineConfig = BaselineConfig()
+    public: Source | None = Field(
+        None,
+        description="Pictures of nobody in the hospitals, for a private run or atlas; their hash "
+        "goes into run.privacy.public_pictures.",
+    )
     seeds: SeedConfig = SeedConfig()
     limits: LimitConfig = LimitConfig()
     min_cell_count: int = Field(
@@ -268,7 +273,7 @@ def _site_problems(study: StudyConfig) -> list[str]:
         problems.append("hospitals.values: one hospital is no federation; name two or more")
     if isinstance(rule, ColumnRule) and len(set(rule.values)) < len(rule.values):
         problems.append("hospitals.values: a value stands twice; name every one once")
-    problems += _held_out_problems(study)
+    problems += [*_held_out_problems(study), *_public_problems(study)]
     source = study.source
     if isinstance(source, PhantomSource):
         patients = sum(hospital.patients for hospital in source.phantoms.hospitals)
@@ -280,6 +285,19 @@ def _site_problems(study: StudyConfig) -> list[str]:
                 f"run.image.size_px {study.run.image.size_px}; draw the films at least that large"
             )
     return problems
+
+
+def _public_problems(study: StudyConfig) -> list[str]:
+    public, source, privacy = study.public, study.source, study.run.privacy
+    if (public is None) != (privacy.public_pictures is None):
+        if public is None:
+            return ["run.privacy.public_pictures: a study names `public`, and the hash follows"]
+        if not (privacy.private or privacy.atlas.private):
+            return ["public: neither run.privacy.training nor run.privacy.atlas is private"]
+    if not isinstance(public, PhantomSource) or not isinstance(source, PhantomSource):
+        return []
+    same = public.phantoms.seed == source.phantoms.seed
+    return ["public.phantoms.seed is that of the hospitals' phantoms; use another"] * same
 
 
 def _held_out_problems(study: StudyConfig) -> list[str]:

@@ -12,6 +12,7 @@ machine.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -33,6 +34,7 @@ from client.ledger import OutboxReading, read_outbox
 from client.secret import keep_secret
 from mfm_core.config import DataConfig, dump_yaml, load_yaml
 from mfm_core.errors import ConfigError, RunFailed
+from mfm_core.public_pictures import PUBLIC_FILE
 from server import superlink
 from server.commands_hosting import find_host
 from server.folder import Folder, create_folder
@@ -83,6 +85,7 @@ class Consortium:
         run: what was agreed.
         hospitals: by name.
         hosting: what consortium.yaml says differently, e.g. {"deadline_s": 60}.
+        public: folder of the public pictures, where the run names some.
     """
 
     def __init__(
@@ -91,11 +94,13 @@ class Consortium:
         run: RunConfig,
         hospitals: Mapping[str, Hospital],
         hosting: Mapping[str, object] | None = None,
+        public: Path | None = None,
     ) -> None:
         self.folder, self.agreed = folder.resolve(), run
         self.names = tuple(hospitals)
         self._hospitals, self._hosting = dict(hospitals), dict(hosting or {})
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._public = public
 
     def __enter__(self) -> Self:
         """Make the folders; nothing runs yet."""
@@ -111,6 +116,8 @@ class Consortium:
         made = create_folder(self.coordinator, texts[0], texts[1], (NAME, "127.0.0.1"))
         for file in files:
             file.unlink()
+        if self._public is not None and self.agreed.privacy.public_pictures is not None:
+            shutil.copyfile(self._public / PUBLIC_FILE, self.coordinator / PUBLIC_FILE)
         for name in self.names:
             self._make_site(made, name)
         return self

@@ -36,6 +36,7 @@ from simulation.config import (
 )
 from simulation.partition import Integers, Partition, Table, divide
 from simulation.phantoms import generate
+from simulation.public_source import write_public_of
 from strategies.config import RunConfig
 
 RECORD = "prepared.json"
@@ -91,6 +92,9 @@ def prepare(study: StudyConfig, data: Path, folder: Path) -> Prepared:
     except DataError as error:
         problems = [*error.problems, *_image_problems(study, data, folder)]
         raise DataError(error.subject, problems) from None
+    public = study.public if isinstance(study.public, FolderSource) else None
+    config = None if public is None else source_config(study, public, data)
+    study = write_public_of(study, folder, config, table)
     _write_sites(study, source_root, (table, partition), folder)
     dump_yaml(study.run, folder / "run.yaml")
     dump_yaml(study, folder / "study.yaml")

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from client.config import load_site_config
 from client.secret import keep_secret
+from mfm_core.config import load_yaml
 from mfm_core.errors import RunFailed
 from server.superlink import read_processes
 from simulation.config import StudyConfig
@@ -26,6 +27,7 @@ from simulation.hospitals import SITES, prepare
 from simulation.progress import Display
 from simulation.runner import RunFolder, hold, run_federation
 from simulation.study import Order, count_workers, empty
+from strategies.config import RunConfig
 
 FOLDER = "consortium"
 Tell = Callable[[str], None]
@@ -65,7 +67,8 @@ def run_loopback(order: Order, choices: Choices, display: Display, tell: Tell) -
         hosting = hosting_of(study, len(names), choices.gateway)
         sites = hospitals_of(folder)
         begun = time.monotonic()
-        with Consortium(folder / FOLDER, study.run, sites, hosting) as consortium:
+        run = load_yaml(folder / "run.yaml", RunConfig)
+        with Consortium(folder / FOLDER, run, sites, hosting, public=folder) as consortium:
             found = _run(consortium, choices, tell)
         found["seconds"] = round(time.monotonic() - begun, 1)
         found["simulated_hash"] = _simulate(order, len(names), display) if choices.compare else None

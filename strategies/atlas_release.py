@@ -18,24 +18,38 @@ from mfm_core.errors import DataError
 from mfm_core.noisy_cells import Repaired, lifted, repaired
 from mfm_core.private_cells import GRAINS, as_sum
 from mfm_core.public_basis import PublicBasis, public_basis
+from mfm_core.public_pictures import Pixels
 from mfm_core.sums import Array, Sum
 from strategies.answers import with_suppressed
 from strategies.config import RunConfig
 from strategies.private_atlas import CELLS, cell_plan, released_deviation
 
 
-def basis_of(run: RunConfig, weights: NDArray[np.float32]) -> PublicBasis:
-    """Return the public basis of these weights; the same object while they are the latest asked."""
-    return _basis(run.model_dump_json(), weights.tobytes())
+def basis_of(
+    run: RunConfig, weights: NDArray[np.float32], pictures: Pixels | None = None
+) -> PublicBasis:
+    """Return the public basis of these weights; the same object while they are the latest asked.
+
+    Args:
+        run: the agreed run.
+        weights: `[D]` of the model whose latents are released.
+        pictures: public ones that the run names; None generates some.
+    """
+    shown = b"" if pictures is None else pictures.tobytes()
+    return _basis(run.model_dump_json(), weights.tobytes(), shown)
 
 
 @lru_cache(maxsize=2)
-def _basis(run_json: str, weights: bytes) -> PublicBasis:
+def _basis(run_json: str, weights: bytes, pictures: bytes) -> PublicBasis:
     run = RunConfig.model_validate_json(run_json)
     model = build_autoencoder(run.model, run.image, len(run.ontology.classes), run.seed)
     load_flat_weights(model, np.frombuffer(weights, dtype=np.float32))
     agreed = run.privacy.atlas
-    return public_basis(model.eval(), agreed.directions, run.seed, agreed.clip_radius)
+    shape = (-1, run.image.channels, run.image.size_px, run.image.size_px)
+    shown: NDArray[np.float32] | None = None
+    if pictures:
+        shown = np.frombuffer(pictures, dtype=np.uint8).reshape(shape).astype(np.float32) / 255
+    return public_basis(model.eval(), agreed.directions, run.seed, agreed.clip_radius, shown)
 
 
 def understood(run: RunConfig, cells: Array, sites: int) -> Repaired:
@@ -47,7 +61,7 @@ def understood(run: RunConfig, cells: Array, sites: int) -> Repaired:
 
 
 def latent_sum_of(
-    run: RunConfig, weights: NDArray[np.float32], noisy: Sum, sites: int
+    run: RunConfig, basis: PublicBasis, noisy: Sum, sites: int
 ) -> tuple[Sum, dict[str, Any]]:
     """Return the latent Sum of pooled noisy cells, and what a run's record says of the release.
 
@@ -69,7 +83,6 @@ def latent_sum_of(
                 "the same cells"
             ],
         )
-    basis = basis_of(run, weights)
     total = with_suppressed(lifted(found, basis, run.ontology), found.suppressed)
     counts = [round(float(count)) for count in found.counts]
     release = {
@@ -84,3 +97,21 @@ def latent_sum_of(
         "suppressed_cells": {"all sites": found.suppressed},
         "private": release,
     }
+
+
+def refuse_too_few_patients(counts: Array) -> None:
+    """Refuse class counts `[K]` from which `atlas_from` could make no atlas.
+
+    Raises:
+        DataError: not more patients than classes, or a negative count.
+    """
+    patients, classes = float(counts.sum()), int((counts > 0).sum())
+    if counts.min(initial=0.0) < 0 or patients <= classes:
+        raise DataError(
+            "latent sums",
+            [
+                f"found {patients:.0f} training patients in {classes} classes over all sites, "
+                "expected more patients than classes and no negative count; lower min_cell_count "
+                "at the sites or admit more sites, then resume the run, which asks again"
+            ],
+        )

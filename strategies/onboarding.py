@@ -26,7 +26,10 @@ REQUEST, KIT, KIT_AUTHORITY, KIT_RUN, KIT_SITE = (
     *("request.json", "kit.json", "ca.crt", "run.yaml"),
     "site.yaml",
 )
-"""File names: the hospital's request; in a kit: what it is, the authority, the run, a template."""
+"""File names: the hospital's request; in a kit: what it is, the authority, the run, a template.
+
+A kit whose run names public pictures holds `mfm_core.public_pictures.PUBLIC_FILE` as well.
+"""
 
 KEY_TYPE, CURVE, POINT_BYTES = b"ecdsa-sha2-nistp384", b"nistp384", 97
 """The one kind of node key: ECDSA on P-384, its point not compressed."""

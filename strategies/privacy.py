@@ -64,6 +64,13 @@ class PrivacyConfig(Part):
         "lists each one that it makes.",
     )
     atlas: PrivateAtlasConfig = PrivateAtlasConfig()
+    public_pictures: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="SHA-256 of public.safetensors beside run.yaml, films of no patient here: of "
+        "them come the basis of a private atlas and the start of a private run's linear path. "
+        "None: generated pictures, and random weights.",
+    )
 
     @property
     def private(self) -> bool:
@@ -76,6 +83,10 @@ class PrivacyConfig(Part):
             raise ValueError("unprotected and trainable: head belong to training: dp_sgd; set it")
         if len(set(self.unprotected)) < len(self.unprotected):
             raise ValueError("unprotected: an exchange stands twice; name each one once")
+        if self.public_pictures and not (self.private or self.atlas.private):
+            raise ValueError(
+                "public_pictures belong to training: dp_sgd or a private atlas; set one of them"
+            )
         return self
 
 

@@ -53,8 +53,8 @@ class PrivateAtlasConfig(Part):
         "noise and less of the atlas."
     )  # fmt: skip
     clip_radius: float | None = Field(
-        None, gt=0, description="B, longest latent from the reference, in latent units; None: that "
-        "of 95 % of the public pictures."
+        None, gt=0, description="B, longest latent from the reference, in latent units; None: the "
+        "median of the public pictures."
     )  # fmt: skip
     covariance: bool = Field(
         True, description="Release the second moment too; without it, one variance for all."

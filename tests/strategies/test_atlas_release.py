@@ -30,7 +30,7 @@ def cells(count: float) -> Sum:
 
 
 def test_cells_become_an_atlas_around_the_reference(weights: NDArray[np.float32]) -> None:
-    total, facts = latent_sum_of(RUN, weights, cells(100.0), 2)
+    total, facts = latent_sum_of(RUN, basis_of(RUN, weights), cells(100.0), 2)
     atlas = atlas_from(total, RUN.ontology, "x")
     for name in RUN.ontology.classes:
         np.testing.assert_allclose(atlas.class_mean(name), basis_of(RUN, weights).reference)
@@ -40,6 +40,6 @@ def test_cells_become_an_atlas_around_the_reference(weights: NDArray[np.float32]
 
 def test_too_few_sites_or_patients_make_no_atlas(weights: NDArray[np.float32]) -> None:
     with pytest.raises(DataError, match="min_sites is 2"):
-        latent_sum_of(RUN, weights, cells(100.0), 1)
+        latent_sum_of(RUN, basis_of(RUN, weights), cells(100.0), 1)
     with pytest.raises(DataError, match="after the noise"):
-        latent_sum_of(RUN, weights, cells(0.0), 2)
+        latent_sum_of(RUN, basis_of(RUN, weights), cells(0.0), 2)
