@@ -21,9 +21,14 @@ from mfm_core.checkpoint import encoder_hash, save_model, weight_schema
 from mfm_core.config import canonical_hash
 from mfm_core.errors import ConfigError, MfmError, is_full, system_refusal
 from mfm_core.head_files import heads_from_sum, save_heads
-from mfm_core.public_pictures import Pixels, read_public
+from mfm_core.public_pictures import Pixels
 from server.checkpoints import arrays_hash
-from server.config import ConsortiumConfig, load_agreed_run, load_consortium
+from server.config import (
+    ConsortiumConfig,
+    load_agreed_run,
+    load_consortium,
+    load_public_pictures,
+)
 from server.journal import RunFolder, write_json
 from server.phases import first_state, model_with, new_model, phases_of, pooled_atlas
 from server.receipt_key import signer_of
@@ -66,7 +71,7 @@ def run_federation(grid: Grid, consortium: ConsortiumConfig, resume: bool) -> Ru
     folder = RunFolder(consortium.output, canonical_hash(run), code_hash(), run.rounds)
     kept, phases = folder.open(resume), len(plan_of(run))
     try:
-        pictures = read_public(consortium.output, run.privacy.public_pictures, run.image)
+        pictures = load_public_pictures(consortium, run)
         state = kept or first_state(run, pictures)
         strategy = strategy_of(run, consortium, folder, state, pictures)
         strategy.start(grid, ArrayRecord({MODEL: Array(strategy.state.weights)}))

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import Field
 
 from mfm_core.config import load_yaml
+from mfm_core.public_pictures import Pixels, read_public
 from strategies.code_hash import bundle_folder
 from strategies.config import RunConfig
 from strategies.rounds import RoundRules
@@ -50,3 +51,13 @@ def load_consortium(path: Path) -> ConsortiumConfig:
 def load_agreed_run(config: ConsortiumConfig) -> RunConfig:
     """Return the agreed run: the file named, or run.yaml of the app bundle."""
     return load_yaml(config.run or bundle_folder() / "run.yaml", RunConfig)
+
+
+def load_public_pictures(config: ConsortiumConfig, run: RunConfig) -> Pixels | None:
+    """Return the public pictures that the run names, from beside the run file or the run folder.
+
+    Raises:
+        ConfigError: they are missing or others than agreed.
+    """
+    folder = config.output if config.run is None else config.run.parent
+    return read_public(folder, run.privacy.public_pictures, run.image)

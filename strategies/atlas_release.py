@@ -48,7 +48,9 @@ def _basis(run_json: str, weights: bytes, pictures: bytes) -> PublicBasis:
     shape = (-1, run.image.channels, run.image.size_px, run.image.size_px)
     shown: NDArray[np.float32] | None = None
     if pictures:
-        shown = np.frombuffer(pictures, dtype=np.uint8).reshape(shape).astype(np.float32) / np.float32(255)
+        shown = np.frombuffer(pictures, dtype=np.uint8).reshape(shape).astype(
+            np.float32
+        ) / np.float32(255)
     return public_basis(model.eval(), agreed.directions, run.seed, agreed.clip_radius, shown)
 
 

@@ -1,12 +1,17 @@
-"""`init`, `check` and `rotate`, called as on the command line."""
+"""`init`, `check`, `pictures` and `rotate`, called as on the command line."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from mfm_core.config import ImageConfig
+from mfm_core.public_basis import smooth_pictures
+from mfm_core.public_pictures import read_public
 from server import __main__ as commands
 from server import doctor
 from server.certificates import issue_server_certificate, read_certificate
@@ -140,3 +145,21 @@ def test_rotate_waits_for_others(
         assert call(monkeypatch, "rotate", folder.root) == 1
     assert "another mfm-server command" in capsys.readouterr().err
     assert contents(folder.root) == before
+
+
+def test_pictures_makes_the_file_and_says_the_line_for_run_yaml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_consortium(tmp_path / "c")
+    for index, film in enumerate(smooth_pictures((1, 48), 64, 0)):
+        path = tmp_path / "films" / str(index % 2) / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((255 * film[0]).astype(np.uint8)).save(path)
+    assert call(monkeypatch, "pictures", folder.root, tmp_path / "films") == 0
+    named = capsys.readouterr().out.strip().rpartition(" ")[2]
+    found = read_public(folder.root, named, ImageConfig(size_px=32))
+    assert found is not None and found.shape == (64, 1, 32, 32)
+    (tmp_path / "films" / "0" / "words.txt").write_text("no film")
+    assert call(monkeypatch, "pictures", folder.root, tmp_path / "films") != 0
+    assert "words.txt" in capsys.readouterr().err
+    read_public(folder.root, named, ImageConfig(size_px=32))

@@ -8,11 +8,16 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from client.config import load_site_config, load_site_run
-from mfm_core.config import canonical_hash, load_yaml
+from client.config import load_site_config, load_site_run, public_pictures
+from client.keys import create_site
+from client.kit import join_kit
+from mfm_core.config import canonical_hash, dump_yaml, load_yaml
 from mfm_core.errors import ConfigError
+from mfm_core.public_basis import smooth_pictures
+from mfm_core.public_pictures import PUBLIC_FILE, write_public
 from server.folder import Folder
 from server.hosting import HostingConfig, load_hosted_run, load_hosting
 from server.kits import Agreed, agreed_of, kit_files, kit_problems, write_kit
@@ -20,7 +25,7 @@ from strategies.bundle import bundle_hash, stage_bundle
 from strategies.config import RunConfig
 from strategies.onboarding import Kit, read_json
 from tests.server.consortium import ADDRESS, contents, make_consortium
-from tests.server.hospitals import RUN
+from tests.server.hospitals import RUN, SIDE
 
 NAMES = {"kit.json", "ca.crt", "run.yaml", "site.yaml"}
 
@@ -157,3 +162,38 @@ def test_a_missing_authority_is_a_refusal(world: tuple[Folder, HostingConfig, Ag
     with pytest.raises(ConfigError, match="restore it from a copy"):
         write_kit(folder, hosting, "north", agreed)
     assert contents(folder.kits) == before
+
+
+def test_public_pictures_go_along_and_a_kit_without_them_is_out_of_date(
+    world: tuple[Folder, HostingConfig, Agreed], tmp_path: Path
+) -> None:
+    folder, hosting, _ = world
+    pictures = (255 * smooth_pictures((1, SIDE), 64, 0)).astype(np.uint8)
+    wanted = write_public(hosting.run.parent, pictures)
+    dump_yaml(private_run(public_pictures=wanted), hosting.run)
+    agreed = agreed_of(load_hosted_run(hosting))
+    assert len(kit_problems(folder, hosting, "north", agreed)) == 1
+    place = write_kit(folder, hosting, "north", agreed)
+    assert {path.name for path in place.iterdir()} == {*NAMES, PUBLIC_FILE}
+    assert kit_problems(folder, hosting, "north", agreed) == []
+    hospital = create_site(tmp_path / "hospital", "north")
+    join_kit(hospital, folder.kits / "north.zip")
+    assert (hospital.kit / PUBLIC_FILE).read_bytes() == (place / PUBLIC_FILE).read_bytes()
+    found = public_pictures(load_site_config(hospital.site_file), agreed.run)
+    assert found is not None and np.array_equal(found, pictures)
+    (place / PUBLIC_FILE).unlink()
+    with pytest.raises(ConfigError, match="is missing"):
+        join_kit(hospital, place)
+    (hosting.run.parent / PUBLIC_FILE).write_bytes(b"other")
+    with pytest.raises(ConfigError, match="the run names"):
+        write_kit(folder, hosting, "north", agreed)
+
+
+def private_run(**privacy: object) -> RunConfig:
+    """Return the tiny run with a private atlas."""
+    content = {
+        **RUN.model_dump(),
+        "mitigation": {},
+        "privacy": {"atlas": {"mechanism": "gaussian", "epsilon": 1, "directions": 4}, **privacy},
+    }
+    return RunConfig.model_validate(content)
