@@ -1,4 +1,4 @@
-"""Public pictures are named by the run that all hospitals accept, and show none of their patients."""
+"""A study names its public pictures in the run of all hospitals, and they show nobody there."""
 
 from __future__ import annotations
 
