@@ -192,7 +192,7 @@ def _auc_of(head: Head | None, seen: Latents) -> float:
 def _cosine(exact: Atlas, found: Atlas, name: str) -> float:
     if name not in found.present or len(found.present) < 2:
         return 0.0
-    return _angle(exact.class_axis(name), found.class_axis(name))
+    return angle(exact.class_axis(name), found.class_axis(name))
 
 
 def _view_cosine(exact: Atlas, found: Atlas) -> float:
@@ -201,16 +201,21 @@ def _view_cosine(exact: Atlas, found: Atlas) -> float:
         return 0.0
     one, zero = ATTRIBUTES["view"][:2]
     wanted, axis = (a.attribute_axis("view", one, zero) for a in (exact, found))
-    return _angle(wanted, axis)
+    return angle(wanted, axis)
 
 
-def _angle(one: Array, other: Array) -> float:
+def angle(one: Array, other: Array) -> float:
+    """Return the cosine of two axes; 0 where one has no length."""
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
     return float(one @ other) / lengths if lengths > 0 else 0.0
 
 
 def noisy_atlas(
-    cells: Sequence[Integers], basis: PublicBasis, plan: CellPlan, deviation: float
+    cells: Sequence[Integers],
+    basis: PublicBasis,
+    plan: CellPlan,
+    deviation: float,
+    ontology: OntologyConfig = ONTOLOGY,
 ) -> Atlas:
     """Return the atlas of all sites' cells, each with noise of this deviation in patients."""
     total = np.sum(cells, axis=0)
@@ -218,7 +223,7 @@ def noisy_atlas(
         total = np.sum([with_noise(own, deviation * GRAINS) for own in cells], axis=0)
     pooled = deviation * np.sqrt(len(cells))
     found = repaired(as_sum(total, plan), plan, float(pooled), SMALLEST)
-    return atlas_from(lifted(found, basis, ONTOLOGY), ONTOLOGY, "")
+    return atlas_from(lifted(found, basis, ontology), ontology, "")
 
 
 def site_cells(cohort: Latents, basis: PublicBasis, plan: CellPlan, sites: int) -> list[Integers]:

@@ -21,9 +21,13 @@ def test_the_settings_differ_as_they_say():
     assert not studies["overfitted"].run.privacy.private
     assert studies["overfitted"].run.learning.augmentation.rotation_deg == 0
     assert studies["ordinary"].run.statistics.refit_head
-    assert len({study.run.name for study in studies.values()}) == 3
+    assert len({study.run.name for study in studies.values()}) == len(SETTINGS)
     ordinary, private = studies["ordinary"].run, studies["private"].run
     assert ordinary.learning == private.learning and ordinary.rounds == private.rounds
+    many, protected = studies["ordinary, many"], studies["private, many"]
+    assert many.run.learning == ordinary.learning and many.source == protected.source
+    assert protected.run.secure_sum.enabled and protected.run.privacy.atlas.private
+    assert protected.run.privacy.trainable == "head" and protected.public is not None
 
 
 def test_the_table_holds_every_attack_and_what_was_not_done():
