@@ -224,8 +224,8 @@ class LatentSums(Asking):
         """
         assert pooled.total is not None
         if self.run.privacy.atlas.private:
-            sites = len(pooled.of_site)
-            made, facts = latent_sum_of(self.run, self.basis(state), pooled.total, sites)
+            basis = self.basis(state)
+            made, facts = latent_sum_of(self.run, basis, pooled.total, pooled.sites)
             sums = {**state.sums, LATENT: made, SITE_CELLS: Sum()}
             return replace(state, sums=sums, facts={**state.facts, "latent_sums": facts}), facts
         refuse_too_few_patients(pooled.total["class.count"])

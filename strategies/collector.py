@@ -43,6 +43,7 @@ class Pooled:
         of_site: what the phase noted of each site's own reply, by name; under a secure sum, where
             nobody sees one, nothing.
         norm: root mean square of the sites' update norms, where a secure sum quantises; else 0.
+        masked: sites whose answers a secure sum added up; 0 where single replies are seen.
     """
 
     images: int
@@ -50,6 +51,12 @@ class Pooled:
     total: Sum | None
     of_site: Mapping[str, dict[str, Any]]
     norm: float = 0.0
+    masked: int = 0
+
+    @property
+    def sites(self) -> int:
+        """Return how many sites' answers this adds up."""
+        return self.masked or len(self.of_site)
 
     @property
     def seen(self) -> Mapping[str, dict[str, Any]]:

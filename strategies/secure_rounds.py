@@ -273,7 +273,7 @@ class SecureRounds:
         opened = from_integers(form, masked.total.minus(left))
         self._check(step, opened, told.survivors)
         self._norm = HEADROOM * opened.norm if opened.norm > 0 else self._norm
-        return self._pooled(opened), _with_liars(went, liars)
+        return self._pooled(opened, len(told.survivors)), _with_liars(went, liars)
 
     def _form(self, step: Step, answer: Answer, terms: tuple[float, int]) -> Form:
         model = self._identity.schema if answer.update else None
@@ -343,8 +343,8 @@ class SecureRounds:
                 "secure sum hides which, so run with secure_sum.enabled: false to find it",
             ) from None
 
-    def _pooled(self, opened: Opened) -> Pooled:
-        return Pooled(opened.images, opened.update, opened.total, {}, self._norm)
+    def _pooled(self, opened: Opened, sites: int) -> Pooled:
+        return Pooled(opened.images, opened.update, opened.total, {}, self._norm, sites)
 
     @property
     def _fewest(self) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app import Array, ConfigRecord, Error, Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import PushMessagesRequest
@@ -34,7 +34,7 @@ from client.kit import read_kit
 from client.supervisor import Program
 from client.tasks import Task
 from strategies.rounds import REFUSED
-from strategies.wire import HEADER
+from strategies.wire import ARRAYS, HEADER
 from tests.federation.lies import LIES, copy_of
 
 HONEST_SITE = "north"
@@ -116,6 +116,17 @@ def _true_twice(site: EvilRunner, task: Task, reply: Message) -> Message:
     return Message(copy_of(reply.content, num_images=10 * images), reply_to=task.message)
 
 
+def _tampered(site: EvilRunner, task: Task, reply: Message) -> Message:
+    """Turn one bit of the largest array over, after it was sealed."""
+    record = copy_of(reply.content)
+    arrays = record.array_records[ARRAYS]
+    name = max(arrays, key=lambda key: len(arrays[key].data))
+    true = arrays[name]
+    data = bytes([true.data[0] ^ 1]) + true.data[1:]
+    arrays[name] = Array(true.dtype, tuple(true.shape), true.stype, data)
+    return Message(record, reply_to=task.message)
+
+
 ACTS: Mapping[str, Callable[[EvilRunner, Task, Message], Message]] = {
     "honest": _honest,
     "nonsense": _nonsense,
@@ -123,6 +134,7 @@ ACTS: Mapping[str, Callable[[EvilRunner, Task, Message], Message]] = {
     "babble": _babble,
     "unknown code": _unknown_code,
     "late": _late,
+    "tampered": _tampered,
     "twice, the first broken": _twice,
     "twice, both true": _true_twice,
 }

@@ -49,6 +49,7 @@ POINTS: dict[str, tuple[str, str, str, Say]] = {
     "backward": ("mfm_core.training", "_Lesson._terms", "after", _every),
     "release": ("client.outbox", "Outbox.release", "after", _step),
     "head": ("strategies.chain", "_write_head", "before", lambda a, k: f"lines {a[1]}"),
+    "secret": ("client.secure_site", "answer_keys", "before", lambda a, k: str(a[1])),
     "given": ("client.tasks", "Task.give_back", "after", lambda a, k: "given"),
 }
 """Point: module, function, when, and what it was called with as a text. "inside" is the moment

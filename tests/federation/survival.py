@@ -26,7 +26,7 @@ MARKS = (
     "<!-- survival: written by python -m tests.federation.survival -->",
     "<!-- /survival -->",
 )
-MODULES = ("tests.federation.survival_kill", "tests.federation.survival_hostile")
+MODULES = tuple(f"tests.federation.survival_{name}" for name in ("kill", "hostile", "masks"))
 """Each has a sequence CASES of Case."""
 
 
