@@ -26,6 +26,7 @@ from mfm_core.public_pictures import PUBLIC_FILE, read_public
 from mfm_core.whole_file import write_whole
 from strategies.config import RunConfig
 from strategies.onboarding import KIT, KIT_AUTHORITY, KIT_RUN, KIT_SITE, Kit, read_json
+from strategies.processes import split_address
 
 FILES = (KIT, KIT_AUTHORITY, KIT_RUN, KIT_SITE)
 OLD = "kit.old"
@@ -35,8 +36,7 @@ LARGEST_FILE = 1_000_000
 
 def host_and_port(kit: Kit) -> tuple[str, int]:
     """Return host and port of the kit's address."""
-    host, _, port = kit.address.rpartition(":")
-    return host.strip("[]"), int(port)
+    return split_address(kit.address)
 
 
 @dataclass(frozen=True)

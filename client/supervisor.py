@@ -42,6 +42,9 @@ HOPELESS = {
 UNASKED = "SuperNode terminated gracefully"
 """What a SuperNode says, with status 0, when told to end or when it got HTTP 401 (flwr 1.41)."""
 
+UNTRUSTED = "SSL/TLS handshake error detected."
+"""What a SuperNode says before it ends because of a certificate; its threads can outlive that."""
+
 UNSIGNED = (
     "the server refuses its signature (HTTP 401): this machine's clock is more than 5 s ahead or "
     "5 min behind, or its key was taken away; run `mfm-client check`"
@@ -147,12 +150,22 @@ class Service:
         if self._child.poll() is None:
             if now - self._began > self.pace.settled_s:
                 self._quick, self._unsigned, self._refused_since = 0, 0, None
-            if self.program.health is not None and self.pulse.is_lost(True):
-                self.stop(0.0)
-                self._wait(now, 1, "had long not answered its health check and was ended")
+            self._look_for_silence(now)
             return
         self.pulse.is_lost(False)
         self._ended(now, self.said())
+
+    def _look_for_silence(self, now: float) -> None:
+        """End a program that does not answer: after a while, at once if it was about to end."""
+        if self.program.health is None:
+            return
+        why = "had long not answered its health check and was ended"
+        lost = self.pulse.is_lost(True)
+        if self.pulse.answers is False and UNTRUSTED in self.said():
+            lost, why = True, "does not trust the server's certificate any more"
+        if lost:
+            self.stop(0.0)
+            self._wait(now, 1, why)
 
     def said(self) -> str:
         """Return the end of what the program wrote since its last start."""

@@ -17,12 +17,11 @@ from flwr.serverapp import Grid, ServerApp
 
 from mfm_core.atlas import save_atlas
 from mfm_core.autoencoder import count_parameters
-from mfm_core.checkpoint import encoder_hash, save_model, weight_schema
+from mfm_core.checkpoint import arrays_hash, encoder_hash, save_model, weight_schema
 from mfm_core.config import canonical_hash
 from mfm_core.errors import ConfigError, MfmError, is_full, system_refusal
 from mfm_core.head_files import heads_from_sum, save_heads
 from mfm_core.public_pictures import Pixels
-from server.checkpoints import arrays_hash
 from server.config import (
     ConsortiumConfig,
     load_agreed_run,

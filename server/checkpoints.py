@@ -8,7 +8,6 @@ at any moment leaves a file that loads. What crosses a hospital's boundary: noth
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -16,17 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from mfm_core.checkpoint import load_arrays, save_arrays
+from mfm_core.checkpoint import arrays_hash, load_arrays, save_arrays
 from mfm_core.errors import CheckpointError
 from mfm_core.sums import Sum
 from strategies.aggregation import ServerState
 from strategies.strategy import RunState
 
 KEPT = 2
-KIND = "run state 1"
+KIND = "run state 2"
 log = logging.getLogger("flwr.mfm")
 
 
@@ -45,16 +43,6 @@ class Stamp:
     code_hash: str
     ledger_bytes: int
     ledger_hash: str
-
-
-def arrays_hash(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Return the SHA-256 (hex) of named arrays: names, dtypes, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def save_state(folder: Path, state: RunState, stamp: Stamp) -> Path:

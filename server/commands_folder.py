@@ -43,13 +43,13 @@ def init(
     The authority's key (authority/ca.key) is what every site trusts: keep a copy of FOLDER where
     nobody else can read it.
     """
-    from server.hosting import host_of
     from server.templates import RUN, consortium_text
+    from strategies.processes import split_address
 
     settings = consortium_text(name, address)
     _refuse_settings(settings, "init")
     agreed = _read_run(run) if run is not None else RUN
-    made = create_folder(folder, settings, agreed, (name, host_of(address), *(host or ())))
+    made = create_folder(folder, settings, agreed, (name, split_address(address)[0], *(host or ())))
     print(f"{made.root} is ready. Next:")
     print(f"  1. read {made.consortium.name} and {made.run.name} there, and change what is needed")
     print(f"  2. mfm-server check {folder}")

@@ -26,6 +26,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from strategies.processes import split_address
+
 FLEET = "/health|/v1/fleet/[a-z0-9]+([-_/][a-z0-9]+)*"
 """Raw paths that are forwarded. No dots and no escapes, so no path can be read in two ways."""
 
@@ -130,12 +132,6 @@ def gateway_app(upstream: str, authority: Path) -> Starlette:
     return Starlette(routes=[Route("/{path:path}", Forward(client))], lifespan=lifespan)
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """Return host (without brackets) and port of host:port."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
 def serve_gateway(listen: str, upstream: str, folder: Path) -> None:
     """Serve until SIGTERM.
 
@@ -193,6 +189,8 @@ http {{
     ssl_certificate_key "{folder}/server.key";
     ssl_protocols TLSv1.2 TLSv1.3;
     client_max_body_size {LARGEST_BODY // 2**20}m;
+    # HTTP/0.9 has no version and ends its path at a bare line feed.
+    if ($server_protocol !~ "^HTTP/1[.][01]$") {{ return 404; }}
     # The path as it was sent: no escape, dot or doubled slash can mean something else behind.
     if ($request_uri !~ "^({FLEET})([?]|$)") {{ return 404; }}
     if ($request_method !~ "^({"|".join(METHODS)})$") {{ return 404; }}

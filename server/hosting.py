@@ -21,6 +21,7 @@ from server.folder import Folder
 from strategies.config import RunConfig
 from strategies.exposition import is_loopback
 from strategies.onboarding import address_problem
+from strategies.processes import split_address
 from strategies.rounds import RoundRules
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,49}$"
@@ -67,7 +68,7 @@ class HostingConfig(Part):
     @field_validator("listen", "superlink")
     @classmethod
     def _is_an_ip(cls, value: str) -> str:
-        host = host_of(value)
+        host = split_address(value)[0]
         try:
             ipaddress.ip_address(host)
         except ValueError:
@@ -80,7 +81,7 @@ class HostingConfig(Part):
     @field_validator("superlink")
     @classmethod
     def _stays_on_this_machine(cls, value: str) -> str:
-        if not ipaddress.ip_address(host_of(value)).is_loopback:
+        if not ipaddress.ip_address(split_address(value)[0]).is_loopback:
             raise ValueError(
                 "must be loopback, e.g. 127.0.0.1:8000: whoever reaches a SuperLink's port can "
                 "start code on every hospital (flwr 1.41); sites reach the gateway instead"
@@ -100,27 +101,18 @@ class HostingConfig(Part):
     @model_validator(mode="after")
     def _two_ports(self) -> Self:
         listen, superlink = (
-            ipaddress.ip_address(host_of(a)) for a in (self.listen, self.superlink)
+            ipaddress.ip_address(split_address(a)[0]) for a in (self.listen, self.superlink)
         )
         overlap = listen.is_unspecified or listen == superlink
-        if overlap and port_of(self.listen) == port_of(self.superlink):
-            raise ValueError(f"listen and superlink both take port {port_of(self.listen)}; use two")
+        port = split_address(self.listen)[1]
+        if overlap and port == split_address(self.superlink)[1]:
+            raise ValueError(f"listen and superlink both take port {port}; use two")
         return self
 
     @property
     def host(self) -> str:
         """Return the host that sites call; the server certificate must name it."""
-        return host_of(self.address)
-
-
-def host_of(address: str) -> str:
-    """Return the host of host:port without brackets."""
-    return address.rpartition(":")[0].removeprefix("[").removesuffix("]")
-
-
-def port_of(address: str) -> int:
-    """Return the port of host:port."""
-    return int(address.rpartition(":")[2])
+        return split_address(self.address)[0]
 
 
 def load_hosting(folder: Folder) -> HostingConfig:

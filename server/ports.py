@@ -14,8 +14,9 @@ from typing import Literal
 from server.certificates import issued_by
 from server.finding import Finding
 from server.folder import Folder
-from server.hosting import HostingConfig, host_of, port_of
+from server.hosting import HostingConfig
 from server.superlink import find_nginx, why_taken
+from strategies.processes import split_address
 
 PATIENCE_S = 3.0
 
@@ -69,10 +70,10 @@ def check_port(name: str, address: str, folder: Folder) -> Finding:
 
 def shown_certificate(address: str) -> str | None:
     """Return the PEM certificate that a listener shows; None when it speaks no TLS."""
-    host = host_of(address)
+    host, port = split_address(address)
     if ipaddress.ip_address(host).is_unspecified:
         host = "::1" if ":" in host else "127.0.0.1"
     try:
-        return ssl.get_server_certificate((host, port_of(address)), timeout=PATIENCE_S)
+        return ssl.get_server_certificate((host, port), timeout=PATIENCE_S)
     except (OSError, ValueError):
         return None

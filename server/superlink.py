@@ -27,7 +27,7 @@ import httpx
 from mfm_core.errors import ConfigError
 from server.certificates import write_secret
 from server.flower import Flower, find_command, flower_environment, write_connection
-from server.gateway import nginx_text, split_address
+from server.gateway import nginx_text
 from server.services import Recipe
 from strategies.code_hash import bundle_folder
 from strategies.processes import (
@@ -37,6 +37,7 @@ from strategies.processes import (
     observe,
     read_process,
     send_signal,
+    split_address,
     wait_until_gone,
 )
 

@@ -4,7 +4,7 @@ A process id is used again after a while, so a record holds the start time too (
 boot, and the boot's own id), and nothing is ended whose start time differs. Flower starts tasks of
 its own: `descendants` finds them through the table of parents, which also shows processes that
 forbid others to read their environment. Linux only.
-What crosses a hospital's boundary: nothing.
+They listen at host:port, which `split_address` reads. What crosses a hospital's boundary: nothing.
 """
 
 from __future__ import annotations
@@ -56,6 +56,12 @@ class Process:
     def to_dict(self) -> dict[str, Any]:
         """Return it JSON-ready."""
         return asdict(self)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host (without brackets) and port of host:port."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def boot_id() -> str:

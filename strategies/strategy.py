@@ -130,6 +130,7 @@ class PhasedStrategy(Strategy):
         self._names: dict[int, str] = {}
         self._collector: Collector | None = None
         self._largest, self._secure = 1, None
+        self._opened: list[dict[str, Any]] = []
         if identity.secure is not None:
             plan = tuple(phase.step for phase in self.phases)
             norm = state.facts.get(NORM)
@@ -166,16 +167,24 @@ class PhasedStrategy(Strategy):
 
     def _run(self, grid: Grid, phase: Phase) -> RunState:
         """Return the state after one phase; its ledger line is written."""
-        pooled, went = self._exchange(grid, phase)
-        state, facts = phase.finish(self.state, pooled)
-        if pooled.norm > 0:
-            state = replace(state, facts={**state.facts, NORM: pooled.norm})
-        line = _ledger_line(phase.step, went, pooled, facts)
-        self.receipts.note({**line, "hash": self.journal.write(line)})
+        try:
+            pooled, went = self._exchange(grid, phase)
+            state, facts = phase.finish(self.state, pooled)
+            if pooled.norm > 0:
+                state = replace(state, facts={**state.facts, NORM: pooled.norm})
+            self._enter(_ledger_line(phase.step, went, pooled, facts))
+        finally:
+            opened, self._opened = self._opened, []
+            for line in opened:
+                self._enter(line)
         where = f"{phase.step.kind} {phase.step.round or ''}".strip()
         answers = ", ".join(f"{site} {outcome}" for site, outcome in went.outcomes.items())
         log.info("%s: %.1f s; %s; %s", where, went.seconds, answers, _brief(facts))
         return state
+
+    def _enter(self, line: dict[str, Any]) -> None:
+        """Write a line of the ledger, for which its sites are owed receipts."""
+        self.receipts.note({**line, "hash": self.journal.write(line)})
 
     def _close(self, grid: Grid) -> None:
         """Bring every site the receipts of the last exchange; the run is complete without it."""
@@ -314,7 +323,10 @@ class PhasedStrategy(Strategy):
         went = self._with_names(went, sites)
         if step.kind in KEYS:
             line = _ledger_line(step, went, gather.result(), {})
-            self.receipts.note({**line, "hash": self.journal.write(line)})
+            if step.kind == "secure_unmask":
+                self._opened.append(line)  # after the line of the exchange that it opens
+            else:
+                self._enter(line)
         return went
 
     def _with_names(self, went: Exchange, sites: Sequence[Site]) -> Exchange:

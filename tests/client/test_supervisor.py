@@ -6,12 +6,14 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from client.supervisor import HOPELESS, Pace, Program, Service, supervise
+from client.supervisor import HOPELESS, UNTRUSTED, Pace, Program, Service, supervise
 from mfm_core.errors import RunFailed
+from strategies import health
 
 QUICK = Pace(
     poll_s=0.02,
@@ -202,3 +204,30 @@ def test_being_told_to_end_ends_in_reverse_order(tmp_path: Path) -> None:
     supervise((first, second), QUICK, lambda: None, told.is_set)
     assert order == ["second", "first"]
     assert not any(found.process and found.process.alive for found in (first, second))
+
+
+def test_a_node_that_lost_its_trust_and_does_not_end_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower's SuperNode stops serving at a certificate that has ended, and stays."""
+    monkeypatch.setattr(health, "PROBE_EVERY_S", 0.05)
+    found = service(tmp_path, f"import time; print({UNTRUSTED!r}, flush=True); time.sleep(60)")
+    found.program = replace(found.program, health=health.quiet_address())
+    found.start()
+    assert watch(found, "waiting") < 15.0 < health.SICK_S
+    assert "certificate" in found.reason and found.process and not found.process.alive
+    found.stop()
+
+
+def test_a_node_that_is_silent_for_a_moment_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "PROBE_EVERY_S", 0.05)
+    found = service(tmp_path, STAYS)
+    found.program = replace(found.program, health=health.quiet_address())
+    found.start()
+    for _ in range(20):
+        time.sleep(0.05)
+        found.watch()
+    assert found.state == "running" and found.pulse.answers is False
+    found.stop()

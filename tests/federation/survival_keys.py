@@ -25,7 +25,6 @@ from client.registration import ask_registration
 from mfm_core.errors import ConfigError
 from server.folder import Folder
 from server.follow import Follower, prepare
-from server.gateway import split_address
 from server.hosting import consortium_of, load_hosting
 from server.membership import admit, remove, suspend
 from server.register import read_nodes

@@ -19,7 +19,6 @@ from client.folder import Folder as SiteFolder
 from client.node import read_node
 from client.supervisor import UNASKED
 from server.certificates import create_authority, issue_server_certificate
-from server.gateway import split_address
 from strategies.code_hash import bundle_folder
 from tests.federation.hostile_world import EVIL, HONEST, HostileConsortium, World, run_of
 from tests.federation.survival import Case, Outcome

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from server.gateway import FLEET, LARGEST_BODY, Forward, nginx_text, split_address
+from server.gateway import FLEET, LARGEST_BODY, Forward, nginx_text
 
 PASSED = ("/health", "/v1/fleet/pull-messages", "/v1/fleet/send-node-heartbeat")
 HIDDEN = (
@@ -139,8 +139,3 @@ def test_a_superlink_that_is_away_is_502_at_which_nodes_try_again() -> None:
 
 def test_the_rule_names_no_dots_and_no_escapes() -> None:
     assert not set("%.\\;") & set(FLEET.replace("\\", ""))
-
-
-def test_addresses_are_split_with_their_brackets_off() -> None:
-    assert split_address("[::1]:8000") == ("::1", 8000)
-    assert split_address("0.0.0.0:443") == ("0.0.0.0", 443)

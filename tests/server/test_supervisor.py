@@ -22,7 +22,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mfm_core.errors import ConfigError
 from server.certificates import create_authority, issue_server_certificate
-from server.gateway import split_address
 from server.register import read_nodes
 from server.services import Service
 from server.superlink import (
@@ -41,7 +40,7 @@ from server.superlink import (
 )
 from server.supervisor import only_one, supervisor_command
 from strategies.health import read_ills
-from strategies.processes import observe
+from strategies.processes import observe, split_address
 from tests.server.test_gateway import HIDDEN, PASSED
 
 

@@ -19,6 +19,7 @@ from strategies.processes import (
     observe,
     read_process,
     send_signal,
+    split_address,
     wait_until_gone,
 )
 
@@ -135,3 +136,8 @@ def test_a_program_whose_parent_is_gone_already_does_not_start() -> None:
     command[command.index(str(os.getpid()))] = "1"
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0 and "started" not in done.stdout
+
+
+def test_addresses_are_split_with_their_brackets_off() -> None:
+    assert split_address("[::1]:8000") == ("::1", 8000)
+    assert split_address("0.0.0.0:443") == ("0.0.0.0", 443)
