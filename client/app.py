@@ -22,7 +22,7 @@ from client.cohort import hold_cohort
 from client.limits import check_arrays, check_patients, check_privacy, check_request
 from client.pinned_model import check_graph, check_weights
 from client.private_release import keep_own_atlas, latent_release, protect
-from client.private_round import Permit, count_units, permit_for, train_permitted
+from client.private_round import Permit, count_units, permit_for, spent_in_run, train_permitted
 from client.receipts import take_receipts
 from client.secret import secret_seed
 from client.secure_site import answer_keys, check_agreed, seal_for
@@ -177,10 +177,9 @@ def keys_reply(request: Request) -> Reply:
 
 def pay(request: Request) -> Request:
     """Return the request; a private training round is paid for here, or refused (`permit_for`)."""
-    site = request.site
-    if request.kind != "train" or not site.run.privacy.private:
+    if request.kind != "train" or not request.site.run.privacy.private:
         return request
-    return replace(request, permit=permit_for(site, request.round, count(site)))
+    return replace(request, permit=permit_for(request.site, request.round, count(request.site)))
 
 
 def shapes_of(site: Site, kind: Kind) -> dict[str, tuple[int, ...]]:
@@ -191,8 +190,10 @@ def shapes_of(site: Site, kind: Kind) -> dict[str, tuple[int, ...]]:
 
 
 def shielded(request: Request, reply: Reply) -> Reply:
-    """Return the reply; exact cells of a private atlas become noisy ones here (`protect`)."""
+    """Return the reply as it leaves: noisy cells (`protect`), or what a private run has spent."""
     site, total = request.site, reply.payload.total
+    if request.kind == "atlas" and site.run.privacy.private:
+        return Reply(0, wire.Payload(total=spent_in_run(site)))
     if request.kind != "latent_sums" or not site.run.privacy.atlas.private or total is None:
         return reply
     asked = (request.total, request.about)

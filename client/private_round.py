@@ -4,11 +4,13 @@ The process that talks pays (`permit_for`), the process that computes trains (`t
 Between them goes the permit, so that the steps taken are the steps paid for. Noise and sampling
 are drawn from the operating system at each call; nothing the coordinator knows leads to them.
 Every site weighs the same in the next global model, whatever the number of its images.
-What crosses the hospital's boundary: the change of the weights, through the outbox.
+What crosses the hospital's boundary, through the outbox: the change of the weights; at the end the
+epsilon that was spent, rounded up, and the paid rounds.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +21,12 @@ from client.site import Site
 from mfm_core.checkpoint import flat_weights
 from mfm_core.errors import DataError, PrivacyLedgerBroken
 from mfm_core.private_training import PrivateStep, train_privately
+from mfm_core.sums import Sum
 from mfm_core.training import Schedule
+from strategies.answers import spent_sum
 from strategies.plan import derive_seed
+
+EPSILON_STEP = 0.5
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,23 @@ def planned_spend(site: Site, number: int, units: int) -> Spend:
         steps=training.steps_per_round,
         noise="simulated" if site.config.simulated else "secret",
     )
+
+
+def spent_in_run(site: Site) -> Sum:
+    """Return epsilon and paid rounds of this run as they leave (`strategies.answers.spent_sum`).
+
+    Epsilon follows from the number of patients, which stays here: it is rounded up to the next
+    half, so that it never says less than was spent and the number only roughly.
+
+    Raises:
+        PrivacyLedgerBroken: the ledger is not whole, so nobody can say what was spent.
+    """
+    reading, run = site.privacy.read(), site.config_hash
+    if reading.problems:
+        raise PrivacyLedgerBroken(f"what was spent is not known: {reading.problems[0]}")
+    rounds = sum(spend.run == run and not spend.release for spend in reading.spends)
+    epsilon = reading.epsilon(site.run.privacy.delta, run)
+    return spent_sum(math.ceil(epsilon / EPSILON_STEP) * EPSILON_STEP, rounds)
 
 
 def permit_for(site: Site, number: int, units: int) -> Permit:

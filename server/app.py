@@ -174,6 +174,7 @@ def summarise(run: RunConfig, state: RunState, lines: list[dict[str, Any]]) -> d
         if run.mitigation.attribute
         else None,
         "audit": state.facts.get("audit"),
+        "spent": state.facts.get("spent"),
         "privacy": {kind: label_of(run, kind).to_dict() for kind in timing},
         "rounds_table": training,
         "timing": timing,

@@ -177,7 +177,7 @@ def privacy_text(known: Known) -> str | None:
         return None
     unit, noise, clip = (found.get(k, "?") for k in ("unit", "noise_multiplier", "max_grad_norm"))
     spent = found.get("largest_epsilon")
-    told_it = f"largest epsilon {spent:.3g}" if spent is not None else "epsilon stays at the sites"
+    told_it = "epsilon not told by every site" if spent is None else f"largest epsilon {spent:.3g}"
     return (
         f"{found['training']}: noise {noise} x clip {clip}, unit {unit}, delta {found.get('delta')}"
         f"; {told_it}. It covers the weights of the training rounds; "

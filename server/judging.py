@@ -238,7 +238,7 @@ def _epsilon(figures: Figures) -> _Found:
         return _Found("trained without differential privacy")
     spent = privacy.get("largest_epsilon")
     if not isinstance(spent, int | float):
-        return _Found("the sites report no epsilon to the coordinator")
+        return _Found("not every site that was asked to train has said what it spent")
     delta = privacy.get("delta")
     return _Found(f"{spent:.3g} at delta {delta:g}" if delta else f"{spent:.3g}", (float(spent),))
 

@@ -33,6 +33,7 @@ from mfm_core.public_basis import PublicBasis
 from mfm_core.public_pictures import Pixels
 from mfm_core.sums import Sum
 from server.audit import audit_figures, bias_rows, without_mitigated
+from server.round_facts import spent_facts, spent_note, training_facts
 from strategies import aggregation
 from strategies.answers import (
     CHOSEN,
@@ -45,7 +46,6 @@ from strategies.answers import (
     joined,
     mitigated_methods,
     part_of,
-    read_training_sum,
     trained_methods,
 )
 from strategies.atlas_release import basis_of, latent_sum_of, refuse_too_few_patients
@@ -157,7 +157,7 @@ class Training(Asking):
 
     def note(self, total: Sum | None, images: int) -> dict[str, Any]:
         """Return a site's loss terms and validation figures; nothing in a private run."""
-        return {} if total is None else _training_facts(self.run, total, images)
+        return {} if total is None else training_facts(self.run, total, images)
 
     def finish(self, state: RunState, pooled: Pooled) -> tuple[RunState, dict[str, Any]]:
         """Return the state after the server optimiser's step.
@@ -174,23 +174,12 @@ class Training(Asking):
         changed = replace(state, server=server, weights=weights)
         if pooled.total is None:
             return changed, {}
-        facts = _training_facts(self.run, pooled.total, pooled.images)
+        facts = training_facts(self.run, pooled.total, pooled.images)
         own = {
             name: {part: noted[part] for part in ("loss", "val")}
             for name, noted in pooled.seen.items()
         }
         return changed, {**facts, "of_site": own}
-
-
-def _training_facts(run: RunConfig, total: Sum, images: int) -> dict[str, Any]:
-    validation, loss = read_training_sum(total, images)
-    metrics = metrics_from(validation, run.ontology.classes)
-    figures = {
-        "macro_auc": metrics.macro_auc.value,
-        "accuracy": metrics.accuracy.value,
-        "ssim": metrics.ssim.value,
-    }
-    return {"loss": loss, "val": figures}
 
 
 @dataclass(frozen=True)
@@ -360,12 +349,24 @@ class Mitigation(Asking):
 
 
 class Spreading(Asking):
-    """Every site gets the final model and the pooled sums, from which it makes its atlas."""
+    """Every site gets the final model and the pooled sums, from which it makes its atlas.
+
+    Of a private run each says what training has cost its patients.
+    """
 
     def request(self, state: RunState) -> Payload:
         """Return the final weights, the pooled latent sums and the mitigated heads."""
         parts = {part: state.sums[part] for part in (LATENT, HEADS) if part in state.sums}
         return Payload(state.weights, joined(parts))
+
+    def note(self, total: Sum | None, images: int) -> dict[str, Any]:
+        """Return what a site of a private run has spent."""
+        return spent_note(total)
+
+    def finish(self, state: RunState, pooled: Pooled) -> tuple[RunState, dict[str, Any]]:
+        """Return the state with what every site has spent in its facts."""
+        facts = spent_facts(self.run, pooled)
+        return replace(state, facts={**state.facts, **facts}), facts
 
 
 class Audit(Asking):

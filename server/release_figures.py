@@ -76,7 +76,7 @@ def figures_of(
         "heads": results.get("heads"),
         "mitigation": results.get("mitigation"),
         "audit": _audit(run, results.get("audit"), labels),
-        "privacy": _privacy(run, results.get("privacy")),
+        "privacy": _privacy(run, results.get("spent"), lines),
         "leak_audit": leak.model_dump(mode="json") if leak is not None else None,
     }
     clean: dict[str, Any] = finite(content)
@@ -118,17 +118,30 @@ def _audit(
     return {**(audit.get("pooled") or {}), "biases": rows}
 
 
-def _privacy(run: RunConfig, reported: Content | None) -> dict[str, Any]:
+def _privacy(run: RunConfig, reported: Content | None, lines: Lines) -> dict[str, Any]:
     """Return how patients are protected in training, and the largest epsilon of any site.
 
-    `reported` is "privacy" of server.json: {"per_site": {name: {"epsilon": number}}}.
+    It is None unless every site that was ever asked to train has said what it spent: a site pays
+    before it computes, so that one whose answer never came has spent as well.
+
+    Args:
+        run: the agreed run.
+        reported: "spent" of server.json: {"per_site": {name: {"epsilon": number}}}.
+        lines: of rounds.jsonl.
     """
     agreed = run.privacy.model_dump(mode="json")
     sites = (reported or {}).get("per_site") or {}
-    found = [row.get("epsilon") for row in sites.values() if isinstance(row, Mapping)]
-    spent = [float(value) for value in found if isinstance(value, int | float)]
-    known = bool(spent) and len(spent) == len(sites)
-    return {**agreed, "largest_epsilon": max(spent) if known else None}
+    found = {name: row.get("epsilon") for name, row in sites.items() if isinstance(row, Mapping)}
+    spent = {name: float(e) for name, e in found.items() if isinstance(e, int | float)}
+    asked = {
+        name
+        for line in lines
+        if line["phase"] == "train"
+        for name, outcome in line["sites"].items()
+        if outcome != "offline"
+    }
+    known = bool(spent) and set(spent) >= asked and set(spent) == set(sites)
+    return {**agreed, "largest_epsilon": max(spent.values()) if known else None}
 
 
 def rounds_of(lines: Lines, labels: Mapping[str, str]) -> list[dict[str, Any]]:

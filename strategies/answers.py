@@ -40,6 +40,9 @@ EXPLANATIONS, FLIPS, SUBGROUPS = "explanations", "flips", "subgroups"
 LARGEST_SUM_MIB = 60
 """A site's default limit is 64 MiB for a whole message."""
 
+SPENT, PAID = "spent.epsilon", "spent.rounds"
+"""What a site of a private run says of its privacy ledger, with its answer to the atlas."""
+
 CHOSEN = "chosen"
 """Name of the head in the weights, beside the names of the mitigated ones."""
 
@@ -58,11 +61,13 @@ def answer_of(run: RunConfig, kind: Kind) -> Answer:
     """Return what every site replies in an exchange of this kind.
 
     A private training reply is the change of the weights alone: counts and losses are not paid for.
+    What was paid leaves once, with the answer to the atlas.
     Where the atlas is private the latent sums leave as one array of noisy cells.
     """
     label = label_of(run, kind)
     if kind in ("atlas", "receipts"):
-        return Answer(protection=label)
+        says = kind == "atlas" and run.privacy.private
+        return Answer(False, spent_sum(0.0, 0).schema if says else None, label)
     if kind in KEYS:
         return Answer(protection=label, sealed=True)
     if kind == "train" and run.privacy.private:
@@ -111,6 +116,16 @@ def _empty_audit(run: RunConfig) -> Sum:
     if run.audit.explained_per_class:
         parts[EXPLANATIONS] = empty_explanation_sum(run.ontology)
     return joined(parts)
+
+
+def spent_sum(epsilon: float, rounds: int) -> Sum:
+    """Return what training has cost a site's patients in a run.
+
+    Args:
+        epsilon: at the run's delta, rounded up so that the number of patients does not follow.
+        rounds: paid training rounds, repeated ones included.
+    """
+    return Sum({SPENT: np.array([epsilon]), PAID: np.array([float(rounds)])})
 
 
 def joined(parts: Mapping[str, Sum]) -> Sum:

@@ -28,7 +28,7 @@ from strategies.secure_payload import SecureSumConfig
 
 ROUNDING = 1e-6
 COUNTED = ("confusion", "histogram", "replicate.confusion", "replicate.histogram", "correct",
-           "images", "suppressed")  # fmt: skip
+           "images", "suppressed", "spent")  # fmt: skip
 """Names, without "val.", of the arrays that count; names that end in ".count" do so as well."""
 
 

@@ -167,8 +167,9 @@ NO_LABEL = Label("none", "none")
 def label_of(run: RunConfig, kind: str, smallest: int | None = None) -> Label:
     """Return the label of an exchange of the agreed run; `smallest` is a site's own least cell.
 
-    Epsilon of training is not in it: it follows from the number of a site's patients and stays in
-    its ledger. That of the private atlas follows from the agreed run alone.
+    Epsilon of training is not in it: it follows from the number of a site's patients, stays in its
+    ledger, and leaves once, rounded up, for the gates of a release. That of the private atlas
+    follows from the agreed run alone.
     Masks of a secure sum hide a site among the others and change no level: the sum itself is read.
     """
     found = _label_of(run, kind, smallest)
@@ -203,8 +204,12 @@ def _label_of(run: RunConfig, kind: str, smallest: int | None) -> Label:
         )
     if kind in ("latent_sums", "audit"):
         return Label("heuristic", f"cells {few} patients leave as zeros")
-    if kind == "patch_moments":
-        return Label("heuristic", f"refused {few} patients")
+    rules = {
+        "patch_moments": f"refused {few} patients",
+        "atlas": "the epsilon spent, rounded up to the next half" if private else "",
+    }
+    if rules.get(kind):
+        return Label("heuristic", rules[kind])
     if kind in OPEN_KINDS and (kind != "hello" or private):
         return Label("none", "none needed: no figure of patients leaves")
     return NO_LABEL

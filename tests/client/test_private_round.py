@@ -14,7 +14,14 @@ from flwr.supercore.task_identity import TaskIdentity
 from client import app as client_app
 from client import private_round
 from client.app import Request, app
-from client.private_round import count_units, permit_for, planned_spend, train_permitted
+from client.private_round import (
+    EPSILON_STEP,
+    count_units,
+    permit_for,
+    planned_spend,
+    spent_in_run,
+    train_permitted,
+)
 from client.site import Site, close_sites, open_site
 from client.worker import Worker
 from mfm_core.accounting import epsilon_of
@@ -22,7 +29,10 @@ from mfm_core.checkpoint import flat_weights
 from mfm_core.config import dump_yaml
 from mfm_core.errors import BudgetSpent, PrivacyLedgerBroken, UpdateRejected
 from server.app import run_federation
+from server.release_figures import figures_of
+from server.run_files import read_lines
 from strategies import wire
+from strategies.answers import PAID, SPENT
 from strategies.chain import read
 from strategies.code_hash import code_hash
 from strategies.plan import MESSAGE_TYPES, Kind
@@ -174,3 +184,41 @@ def test_the_parent_pays_and_the_child_computes(folder: Path) -> None:
     finally:
         worker.stop()
     assert len(site.privacy.read().spends) == 1
+
+
+def test_what_was_spent_leaves_once_rounded_up_and_is_what_a_release_is_judged_by(
+    folder: Path,
+) -> None:
+    close_sites()
+    run_federation(make_grid(folder), consortium(folder, "told"), resume=False)
+    results = json.loads((folder / "told" / "server.json").read_text())
+    site = open_site(folder / "sites" / "0.yaml")
+    exact = site.privacy.read().epsilon(1e-6, site.config_hash)
+    rows = results["spent"]["per_site"]
+    told = rows["north"]["epsilon"]
+    assert exact <= told < exact + EPSILON_STEP and told % EPSILON_STEP == 0
+    assert results["spent"]["delta"] == 1e-6 and set(rows) == {"north", "south"}
+    paid = sum(spend.run == site.config_hash for spend in site.privacy.read().spends)
+    assert rows["north"]["rounds"] == paid
+    lines = read(folder / "state" / "north" / "outbox.jsonl")
+    last = next(line for line in reversed(lines) if line["kind"] == "atlas")
+    assert {array["name"] for array in last["arrays"]} == {SPENT, PAID}
+    assert last["protection"]["level"] == "heuristic"
+    figures = figures_of(
+        PRIVATE_RUN,
+        results,
+        read_lines(folder / "told"),
+        {"north": "site 1", "south": "site 2"},
+        None,
+    )
+    assert figures["privacy"]["largest_epsilon"] == max(row["epsilon"] for row in rows.values())
+
+
+def test_a_damaged_ledger_says_nothing_of_what_was_spent(folder: Path) -> None:
+    site = site_with(folder, "damaged")
+    permit_for(site, 1, count_units(site))
+    assert spent_in_run(site)["spent.rounds"][0] == 1
+    path = site.privacy.path
+    path.write_text(path.read_text().replace('"steps": 3', '"steps": 2'))
+    with pytest.raises(PrivacyLedgerBroken, match="not known"):
+        spent_in_run(site)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from server.certificates import issue_server_certificate
+from strategies.processes import split_address
 from tests.federation.hostile_world import EVIL, World, run_of
 from tests.federation.survival import Case, Outcome
 from tests.federation.survival_lies import WAITS, same_as

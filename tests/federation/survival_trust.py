@@ -20,6 +20,7 @@ from client.node import read_node
 from client.supervisor import UNASKED
 from server.certificates import create_authority, issue_server_certificate
 from strategies.code_hash import bundle_folder
+from strategies.processes import split_address
 from tests.federation.hostile_world import EVIL, HONEST, HostileConsortium, World, run_of
 from tests.federation.survival import Case, Outcome
 from tests.federation.survival_keys import copy_of_site, try_node

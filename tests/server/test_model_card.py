@@ -110,7 +110,7 @@ def test_privacy_is_not_claimed_without_a_mechanism(known: Known) -> None:
     figures = {**known.figures, "privacy": privacy, "leak_audit": {"attacks": [ATTACK]}}
     items = items_of(card_of(changed(known, figures=figures)))
     text = items["privacy: Differential privacy"]["text"]
-    assert "epsilon stays at the sites" in text and "unprotected exchanges: evaluate" in text
+    assert "epsilon not told by every site" in text and "unprotected exchanges: evaluate" in text
     assert "LiRA: AUC 0.510" in items["privacy: Attacks tried"]["text"]
 
 

@@ -57,11 +57,14 @@ def test_the_ledger_decides_whether_a_run_is_complete() -> None:
 
 
 def test_only_the_largest_epsilon_is_told_and_only_when_all_sites_report() -> None:
-    reported = {"north": {"epsilon": 3.0}, "south": {"epsilon": 4.5}}
-    assert of({"privacy": {"per_site": reported}})["privacy"]["largest_epsilon"] == 4.5
-    reported["south"] = {}
-    assert of({"privacy": {"per_site": reported}})["privacy"]["largest_epsilon"] is None
-    assert of({})["privacy"]["largest_epsilon"] is None
+    def largest(**reported: object) -> float | None:
+        found: float | None = of({"spent": {"per_site": reported}})["privacy"]["largest_epsilon"]
+        return found
+
+    assert largest(north={"epsilon": 3.0}, south={"epsilon": 4.5}) == 4.5
+    assert largest(north={"epsilon": 3.0}, south={}) is None
+    assert largest(north={"epsilon": 3.0}) is None, "south was asked to train and said nothing"
+    assert largest() is None and of({})["privacy"]["largest_epsilon"] is None
 
 
 def test_a_recorded_attribute_called_site_keeps_its_values() -> None:
