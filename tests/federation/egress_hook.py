@@ -4,20 +4,22 @@ Copied into a Python environment of the test's own (`striking.armed_python`), wh
 every process of a consortium; the product knows nothing of it. Below `$MFM_STRIKES`:
 `connects-<pid>` gets a line per connection, with the process's command line; if `leak-<site>`
 exists, the runner of that site adds its content to what it releases in that kind of exchange.
-Standard library only.
+Standard library and `import_hook` only.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.abc
-import importlib.util
 import json
 import os
 import sys
-from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+if __package__:
+    from tests.federation.import_hook import watch_imports
+else:  # copied beside it
+    from mfm_import_hook import watch_imports
 
 CALLS = ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo")
 DOOR = "client.outbox"
@@ -58,35 +60,8 @@ def _add(record: Any, pieces: dict[str, str]) -> None:
     record["leak"] = ConfigRecord({name: bytes.fromhex(text) for name, text in pieces.items()})
 
 
-class Finder(importlib.abc.MetaPathFinder):
-    """Lets the real import happen, then makes the door leaky."""
-
-    def __init__(self) -> None:
-        self.busy = False
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Return the module's own spec with `leak` behind its loader."""
-        if name != DOOR or self.busy:
-            return None
-        self.busy = True
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self.busy = False
-        if spec is None or spec.loader is None:
-            return None
-        load = spec.loader.exec_module
-
-        def load_and_leak(module: ModuleType) -> None:
-            load(module)
-            leak(module)
-
-        spec.loader.exec_module = load_and_leak  # type: ignore[method-assign]
-        return spec
-
-
 def install() -> None:
     """Start, where a test asks for it."""
     if os.environ.get("MFM_STRIKES"):
         sys.addaudithook(note)
-        sys.meta_path.insert(0, Finder())
+        watch_imports((DOOR,), leak)

@@ -3,22 +3,25 @@
 Copied into a Python environment of the test's own (`striking`), which starts it in every process
 of the consortium; the product knows nothing of it. Each point is one function of the product. When
 `$MFM_STRIKES/armed-<point>` exists and fits what the function was called with, the file becomes
-`hit-<point>` with the process id and the process suspends itself. Standard library only.
+`hit-<point>` with the process id and the process suspends itself. Standard library and
+`import_hook` only.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.abc
-import importlib.util
 import json
 import os
 import signal
 import sys
 from collections.abc import Callable
-from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+if __package__:
+    from tests.federation.import_hook import watch_imports
+else:  # copied beside it
+    from mfm_import_hook import watch_imports
 
 Say = Callable[[tuple[Any, ...], dict[str, Any]], str]
 
@@ -129,35 +132,7 @@ def patch(module: ModuleType) -> None:
         setattr(owner, last, _wrapped(point, getattr(owner, last), moment, say))
 
 
-class Finder(importlib.abc.MetaPathFinder):
-    """Lets the real import happen, then patches."""
-
-    def __init__(self) -> None:
-        self.busy = False
-        self.wanted = {name for name, *_ in POINTS.values()}
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Return the module's own spec with `patch` behind its loader."""
-        if name not in self.wanted or self.busy:
-            return None
-        self.busy = True
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self.busy = False
-        if spec is None or spec.loader is None:
-            return None
-        load = spec.loader.exec_module
-
-        def load_and_patch(module: ModuleType) -> None:
-            load(module)
-            patch(module)
-
-        spec.loader.exec_module = load_and_patch  # type: ignore[method-assign]
-        return spec
-
-
 def install() -> None:
     """Start watching imports, where a test asks for it."""
     if os.environ.get("MFM_STRIKES"):
-        sys.meta_path.insert(0, Finder())
+        watch_imports({name for name, *_ in POINTS.values()}, patch)

@@ -24,6 +24,7 @@ from typing import Any
 from simulation.consortium import Consortium
 
 HOOK = Path(__file__).with_name("strike_hook.py")
+IMPORTS = Path(__file__).with_name("import_hook.py")
 HIT_LIMIT_S, RECOVERY_LIMIT_S = 300.0, 420.0
 Steps = list[tuple[str, int]]
 
@@ -44,6 +45,7 @@ def armed_python(folder: Path, hook: Path = HOOK) -> Iterator[Path]:
             own = shadow / "bin" / path.name
             own.write_text(f"#!{shadow}/bin/python\n{body}", encoding="utf-8")
             own.chmod(0o755)
+    shutil.copyfile(IMPORTS, place / "mfm_import_hook.py")
     shutil.copyfile(hook, place / "mfm_strike_hook.py")
     packages = "\n".join(f"import site; site.addsitedir({at!r})" for at in site.getsitepackages())
     lines = f"import mfm_strike_hook; mfm_strike_hook.install()\n{packages}\n"

@@ -24,6 +24,7 @@ from pathlib import Path
 from server.certificates import issue_server_certificate
 from strategies.processes import split_address
 from tests.federation.hostile_world import EVIL, World, run_of
+from tests.federation.listening import Listening
 from tests.federation.survival import Case, Outcome
 from tests.federation.survival_lies import WAITS, same_as
 from tests.federation.survival_trust import point_at
@@ -91,7 +92,7 @@ def tried(*commands: str) -> str:
     return ""
 
 
-class Relay:
+class Relay(Listening):
     """A slow way to an address; the line's rate is shared by all connections of one direction.
 
     Args:
@@ -100,30 +101,18 @@ class Relay:
     """
 
     def __init__(self, target: str, link: Link) -> None:
+        super().__init__(link.address)
         self._target, self._free = split_address(target), {"up": 0.0, "down": 0.0}
         self._rate = float("inf") if link.rate else RATE
         self._delay = 0.0 if link.delay else ONE_WAY_S
         self.carried = {"up": 0, "down": 0}
         self._lock = threading.Lock()
-        self._socket = socket.create_server((link.address, 0))
-        self.address = f"{link.address}:{self._socket.getsockname()[1]}"
 
-    def __enter__(self) -> Relay:
-        threading.Thread(target=self._serve, daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._socket.close()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                near, _ = self._socket.accept()
-                far = socket.create_connection(self._target)
-            except OSError:
-                return
-            for source, sink, way in ((near, far, "up"), (far, near, "down")):
-                self._carry(source, sink, way)
+    def serve(self, near: socket.socket) -> None:
+        """Carry both directions of one connection."""
+        far = socket.create_connection(self._target)
+        for source, sink, way in ((near, far, "up"), (far, near, "down")):
+            self._carry(source, sink, way)
 
     def _carry(self, source: socket.socket, sink: socket.socket, way: str) -> None:
         line: queue.Queue[tuple[float, bytes]] = queue.Queue(maxsize=64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
@@ -22,6 +21,7 @@ from server.certificates import create_authority, issue_server_certificate
 from strategies.code_hash import bundle_folder
 from strategies.processes import split_address
 from tests.federation.hostile_world import EVIL, HONEST, HostileConsortium, World, run_of
+from tests.federation.listening import Listening, pump
 from tests.federation.survival import Case, Outcome
 from tests.federation.survival_keys import copy_of_site, try_node
 from tests.federation.survival_lies import WAITS, same_as
@@ -207,62 +207,36 @@ def point_at(folder: SiteFolder, address: str) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-class Listener:
+class Listener(Listening):
     """A TLS server that writes down all it hears; for the sake of what must not be said."""
 
     def __init__(self, authority: Path) -> None:
+        super().__init__()
         self.heard, self.knocks = bytearray(), 0
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(authority / "server.crt", authority / "server.key")
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"
 
-    def __enter__(self) -> Listener:
-        threading.Thread(target=self._serve, daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._socket.close()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                plain_socket, _ = self._socket.accept()
-            except OSError:
-                return
-            self.knocks += 1
-            with contextlib.suppress(OSError), plain_socket:
-                plain_socket.settimeout(5.0)
-                with self._context.wrap_socket(plain_socket, server_side=True) as secured:
-                    self.heard += secured.recv(1000)
+    def serve(self, near: socket.socket) -> None:
+        """Listen to one knock."""
+        self.knocks += 1
+        with near:
+            near.settimeout(5.0)
+            with self._context.wrap_socket(near, server_side=True) as secured:
+                self.heard += secured.recv(1000)
 
 
-class Tunnel:
+class Tunnel(Listening):
     """A proxy that answers CONNECT and leads every name to one address; it counts who asked."""
 
     def __init__(self, target: str, answer: bytes = b"HTTP/1.1 200 OK\r\n\r\n") -> None:
+        super().__init__()
         self.asked: list[str] = []
         self._target, self._answer = split_address(target), answer
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.url = f"http://{self.address}"
 
-    def __enter__(self) -> Tunnel:
-        threading.Thread(target=self._serve, daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._socket.close()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                near, _ = self._socket.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._lead, args=(near,), daemon=True).start()
-
-    def _lead(self, near: socket.socket) -> None:
-        with contextlib.suppress(OSError), near:
+    def serve(self, near: socket.socket) -> None:
+        """Lead one caller to the address."""
+        with near:
             self.asked.append(near.recv(4096).split(b"\r\n")[0].decode())
             near.sendall(self._answer)
             if b" 200 " not in self._answer:
@@ -270,14 +244,6 @@ class Tunnel:
             with socket.create_connection(self._target) as far:
                 threading.Thread(target=pump, args=(far, near), daemon=True).start()
                 pump(near, far)
-
-
-def pump(source: socket.socket, sink: socket.socket) -> None:
-    """Pass bytes on until one end closes."""
-    with contextlib.suppress(OSError):
-        while content := source.recv(65536):
-            sink.sendall(content)
-        sink.shutdown(socket.SHUT_WR)
 
 
 def meet_names_and_proxies(folder: Path) -> Iterator[Outcome]:
