@@ -11,9 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from client.config import SiteConfig
+from client.doctor_card import check_device
 from client.finding import Finding
 from mfm_core.autoencoder import parameters_of
 from mfm_core.errors import system_refusal
@@ -115,18 +114,6 @@ def check_memory(free: int | None) -> Finding:
     if free < GOOD_MEMORY:
         return Finding("machine", "warn", text, "training may be ended for lack of memory")
     return Finding("machine", "ok", text)
-
-
-def check_device(device: str) -> Finding:
-    """Return whether the device of site.yaml is there."""
-    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    names = ", ".join(torch.cuda.get_device_name(index) for index in range(cards))
-    here = f"{os.cpu_count()} processors, graphics cards: {names or 'none'}; device is {device}"
-    if device != "cpu" and not cards:
-        return Finding(
-            "machine", "fail", here, "PyTorch sees no card; check its driver, or set device: cpu"
-        )
-    return Finding("machine", "ok", here)
 
 
 def _mib(size: int) -> str:

@@ -52,7 +52,11 @@ class Runner:
         self._bundle = expected_bundle(site.run)
         self._accepted = limits.accepted_bundles or (self._bundle,)
         self._worker = Worker(
-            site_file, site.config.data.root, limits.max_minutes * 60.0, limits.memory_bytes
+            site_file,
+            site.config.data.root,
+            limits.max_minutes * 60.0,
+            limits.memory_bytes,
+            site.config.device,
         )
         self._record = MessageRecord(record)
         self._stopping = threading.Event()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from client.app import Reply, Request, do_work
 from client.private_round import Permit, count_units
 from client.sandbox import PARTS
 from client.site import Site, open_site
+from mfm_core.devices import Wanted
 from mfm_core.errors import (
     BoundaryError,
     MfmError,
@@ -78,6 +80,7 @@ class Worker:
         data: folder of the images, read-only to the child where the kernel allows.
         limit_s: longest time of one answer.
         memory_bytes: largest private memory of the child, or None.
+        device: the site's; with cpu the child is shown no graphics card, whatever it asks for.
         confined: which protections are in force, once it runs.
     """
 
@@ -85,6 +88,7 @@ class Worker:
     data: Path
     limit_s: float
     memory_bytes: int | None = None
+    device: Wanted = "cpu"
     confined: dict[str, bool] = field(default_factory=dict)
     _process: subprocess.Popen[bytes] | None = None
     _pipe: Connection | None = None
@@ -153,7 +157,14 @@ class Worker:
             command = [sys.executable, "-m", "client.child", str(theirs.fileno())]
             command += [str(self.site_file.resolve()), str(self.data), str(self.memory_bytes or 0)]
             self._process = subprocess.Popen(
-                command, cwd=bundle_folder(), pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+                command,
+                cwd=bundle_folder(),
+                env={
+                    **os.environ,
+                    **({"CUDA_VISIBLE_DEVICES": ""} if self.device == "cpu" else {}),
+                },
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
             )
         self._pipe = Connection(ours.detach())
         try:
