@@ -156,13 +156,11 @@ class Worker:
         with theirs:
             command = [sys.executable, "-m", "client.child", str(theirs.fileno())]
             command += [str(self.site_file.resolve()), str(self.data), str(self.memory_bytes or 0)]
+            hidden = {"CUDA_VISIBLE_DEVICES": ""} if self.device == "cpu" else {}
             self._process = subprocess.Popen(
                 command,
                 cwd=bundle_folder(),
-                env={
-                    **os.environ,
-                    **({"CUDA_VISIBLE_DEVICES": ""} if self.device == "cpu" else {}),
-                },
+                env={**os.environ, **hidden},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )

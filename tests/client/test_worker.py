@@ -57,6 +57,8 @@ def test_the_child_answers_with_the_bits_of_this_process(site: Site, worker: Wor
     theirs = worker.ask("train", asked)
     ours = do_work("train", asked)
     assert theirs.images == ours.images
+    around = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"\0")
+    assert b"CUDA_VISIBLE_DEVICES=" in around, "device: cpu shows the child no card"
     assert theirs.payload.model is not None and ours.payload.model is not None
     assert theirs.payload.model.tobytes() == ours.payload.model.tobytes()
     assert theirs.payload.total is not None and ours.payload.total is not None
