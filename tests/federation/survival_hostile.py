@@ -7,6 +7,7 @@ from tests.federation import (
     survival_keys,
     survival_lies,
     survival_link,
+    survival_person,
     survival_trust,
 )
 
@@ -16,5 +17,6 @@ CASES = (
     *survival_trust.CASES,
     *survival_disk.CASES,
     *survival_link.CASES,
+    *survival_person.CASES,
 )
 """In the order in which they run."""
