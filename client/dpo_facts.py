@@ -56,7 +56,7 @@ _SPLITS: Mapping[Kind, tuple[str, ...]] = {
 
 def splits_of(run: RunConfig, kind: Kind) -> tuple[str, ...]:
     """Return the splits whose images an answer of this kind is made of."""
-    if run.privacy.private and kind in ("hello", "train", "atlas"):
+    if run.privacy.private and kind in ("hello", "train"):
         return () if kind == "hello" else ("train",)
     return _SPLITS[kind]
 
