@@ -111,14 +111,37 @@ def finished(consortium: Consortium, run: str) -> Steps:
     return [(x["phase"], x["round"]) for x in lines if x["phase"] != "hello" and "failed" not in x]
 
 
-def strike(consortium: Consortium, run: str, strikes: Sequence[Strike], folder: Path) -> Aftermath:
-    """Do what the strikes say and follow the run until it has made good."""
+def arm(strikes: Sequence[Strike], folder: Path) -> None:
+    """Let the processes suspend themselves at these points."""
     for one in strikes:
         path = folder / f"armed-{one.point}"
         content = {"when": one.when, "where": f"/hospitals/{one.where}/" if one.where else ""}
         part = path.with_suffix(".part")
         part.write_text(json.dumps(content), encoding="utf-8")
         part.replace(path)
+
+
+def strike(
+    consortium: Consortium,
+    run: str,
+    strikes: Sequence[Strike],
+    folder: Path,
+    then: Sequence[Strike] = (),
+    *,
+    armed: bool = False,
+) -> Aftermath:
+    """Do what the strikes say and follow the run until it has made good.
+
+    Args:
+        consortium: it.
+        run: its name.
+        strikes: that fall together.
+        folder: what the processes are steered by.
+        then: next ones, armed before the victims die because their points may come at once.
+        armed: whether these strikes were such.
+    """
+    if not armed:
+        arm(strikes, folder)
     after = Aftermath(strikes, [])
     hits: list[tuple[Strike, int]] = []
     for one in strikes:
@@ -129,10 +152,12 @@ def strike(consortium: Consortium, run: str, strikes: Sequence[Strike], folder: 
             hits.append((one, pid))
     after.before = finished(consortium, run)
     begun = time.monotonic()
+    arm(then, folder)
     for one, pid in hits:
         _kill(consortium, one, pid)
     if hits:
-        _follow(consortium, run, after, begun)
+        next_hits = [folder / f"hit-{one.point}" for one in then]
+        _follow(consortium, run, after, begun, lambda: any(path.is_file() for path in next_hits))
     return after
 
 
@@ -165,14 +190,20 @@ def _kill(consortium: Consortium, one: Strike, pid: int) -> None:
         os.kill(supervisor, signal.SIGCONT)
 
 
-def _follow(consortium: Consortium, run: str, after: Aftermath, begun: float) -> None:
+def _follow(
+    consortium: Consortium,
+    run: str,
+    after: Aftermath,
+    begun: float,
+    at_next: Callable[[], bool],
+) -> None:
     fewest = len(after.before)
 
     def made_good() -> bool:
         nonlocal fewest
         found = len(finished(consortium, run))
         fewest = min(fewest, found)
-        return found > len(after.before) or consortium.ending(run) is not None
+        return found > len(after.before) or at_next() or consortium.ending(run) is not None
 
     if not wait_until(made_good, RECOVERY_LIMIT_S):
         after.problems.append(f"nothing moved for {RECOVERY_LIMIT_S:.0f} s")

@@ -65,9 +65,18 @@ def strike_run(folder: Path, blows: Blows) -> Iterable[Outcome]:
     ):
         consortium.start()
         following = consortium.submit()
-        afters = [strike(consortium, RUN.name, blow, strikes) for blow in blows]
+        afters = list(strike_all(consortium, blows, strikes))
         consortium.wait(following, RUN_LIMIT_S)
         yield from judge(consortium, afters, wanted)
+
+
+def strike_all(consortium: Consortium, blows: Blows, strikes: Path) -> Iterable[Aftermath]:
+    """Yield what became of each blow; one at the end of a phase is armed during the one before."""
+    armed = False
+    for blow, after in zip(blows, [*blows[1:], ()], strict=True):
+        then = after if all(one.point == "kept" for one in after) else ()
+        yield strike(consortium, RUN.name, blow, strikes, then, armed=armed)
+        armed = bool(then)
 
 
 def strike_unwatched_run(folder: Path) -> Iterable[Outcome]:

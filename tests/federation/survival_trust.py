@@ -171,6 +171,9 @@ def _expired(real: HostileConsortium, alone: str) -> Iterator[Outcome]:
     problems += fails(found, "certificate", "has ended")
     shown = " ".join(real.status()["problems"])
     problems += [] if "server.crt ended" in shown else [f"the server's status says {shown!r}"]
+    problems += await_that(
+        lambda: "certificate" in reason_of(north), 60.0, "the site's status does not say why"
+    )
     reason = reason_of(north)
     what, took = "the server certificate ends under connected sites", time.monotonic() - begun
     ended = f"sites leave: {reason}; `check` and `status` say that it ended"
