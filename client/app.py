@@ -245,7 +245,7 @@ def train_one_round(request: Request) -> Reply:
     if site.run.privacy.private:
         change = train_permitted(site, request.weights, number, request.permit)
         return Reply(PRIVATE_WEIGHT, wire.Payload(change))
-    model, indices = site.load(request.weights), site.images.select("train")
+    model, indices = site.load(request.weights, number), site.images.select("train")
     validation = count_metrics(request, look(request, "val"), "val", 0)
     steps = site.run.learning.training.steps_per_round
     terms = train_locally(
@@ -259,6 +259,7 @@ def train_one_round(request: Request) -> Reply:
         attention_stage=attention_stage(site.run, number),
         proximal_mu=site.run.aggregation.proximal_mu,
     )
+    site.keep_own(number)
     update = flat_weights(model) - request.weights
     return Reply(len(indices), wire.Payload(update, training_sum(validation, terms, len(indices))))
 

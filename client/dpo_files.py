@@ -17,6 +17,7 @@ from typing import Any
 from client.config import SiteConfig
 from client.dpo_facts import LEAK_AUDIT
 from client.held import FOLDER as HELD
+from client.own_parts import FILE as OWN_PARTS
 from client.receipts import FILE as RECEIPTS
 from client.secret import FILE as SECRET
 from client.secure_opened import FILE as OPENED
@@ -81,6 +82,13 @@ KEPT = (
         True,
         FOREVER,
         "nothing else changes",
+    ),
+    Kept(
+        f"{{state}}/{OWN_PARTS}",
+        "the site's own version of agreed parts of the model, of the two newest rounds; weights",
+        False,
+        "until a run with such parts starts anew",
+        "the site goes on from the global weights",
     ),
     Kept(
         f"{{state}}/{SECRET}",

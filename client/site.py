@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from client.config import SiteConfig, load_site_config, load_site_run
 from client.folder import Folder
 from client.outbox import Outbox
+from client.own_parts import AFTER_LAST_ROUND, own_places, recall, remember, with_own
 from client.privacy_ledger import PrivacyLedger
 from mfm_core.autoencoder import Autoencoder, build_autoencoder
 from mfm_core.checkpoint import encoder_hash, flat_weights, load_flat_weights, weight_schema
@@ -95,10 +96,26 @@ class Site:
         logger.handlers[:] = [handler]
         return logger
 
-    def load(self, weights: NDArray[np.float32]) -> Autoencoder:
-        """Return the model with the given flat weights."""
+    def load(self, weights: NDArray[np.float32], before: int = AFTER_LAST_ROUND) -> Autoencoder:
+        """Return the model with the given flat weights and this site's own version of its parts.
+
+        Args:
+            weights: `[D] float32`, the global ones.
+            before: the round that is about to begin; own parts are those of the rounds before it.
+        """
         load_flat_weights(self.model, weights)
+        if personal := self.run.aggregation.personal:
+            own = recall(self.config.state_folder, self.config_hash, "parts", before)
+            if own is not None:
+                places = own_places(self.schema, personal)
+                load_flat_weights(self.model, with_own(weights, places, own))
         return self.model
+
+    def keep_own(self, number: int) -> None:
+        """Keep the site's own parts of the loaded model as what round `number` left."""
+        if personal := self.run.aggregation.personal:
+            own = flat_weights(self.model)[own_places(self.schema, personal)]
+            remember(self.config.state_folder, self.config_hash, number, {"parts": own})
 
     def latents(self, split: str) -> NDArray[np.float32]:
         """Return `[N, L]`, the latent means of a split's images under the loaded model.

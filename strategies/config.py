@@ -34,6 +34,9 @@ class AggregationConfig(Part):
     beta_1: float = Field(0.9, ge=0, lt=1, description="FedAdam, FedYogi.")
     beta_2: float = Field(0.99, ge=0, lt=1, description="FedAdam, FedYogi.")
     tau: float = Field(1e-3, gt=0, description="FedAdam, FedYogi: degree of adaptivity.")
+    personal: tuple[Literal["norms", "head"], ...] = Field(
+        (), description="Parts that a site keeps its own version of: norms (FedBN), head (FedPer)."
+    )
     max_site_images: int = Field(
         1_000_000, ge=1, description="Largest weight of a site; a larger claim is refused."
     )
@@ -59,6 +62,8 @@ class AggregationConfig(Part):
     def _proximal_term_belongs_to_fedprox(self) -> Self:
         if (self.kind == "fedprox") != (self.proximal_mu > 0):
             raise ValueError("proximal_mu > 0 and kind: fedprox belong together; set both or none")
+        if len(set(self.personal)) < len(self.personal):
+            raise ValueError("personal: a part stands twice; name every part once")
         return self
 
 

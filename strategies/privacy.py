@@ -104,6 +104,10 @@ def unprotected_kinds(run: RunConfig) -> tuple[Unprotected, ...]:
 def privacy_problems(run: RunConfig) -> list[str]:
     """Return why a run cannot keep what it promises; empty if it can or promises nothing."""
     problems = atlas_problems(run)
+    if run.aggregation.personal and (run.privacy.private or run.privacy.atlas.private):
+        problems.append(
+            "aggregation.personal must be empty: nothing accounts for what a site keeps of its own"
+        )
     if not run.privacy.private:
         return problems
     if run.learning.objective.attention.rounds:
