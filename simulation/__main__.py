@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mfm_core.errors import ConfigError, MfmError, system_refusal
+from simulation.commands_federations import federations
 from simulation.commands_privacy import privacy
 from simulation.config import NAME, PhantomSource, StudyConfig, load_study
 from simulation.grid import is_grid, load_grid
@@ -353,6 +354,7 @@ def leaks(
 
 
 app.command()(privacy)
+app.command()(federations)
 
 
 class Interrupted(BaseException):

@@ -14,8 +14,8 @@ What crosses a hospital's boundary: everything; that is why these are no way to 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ class Baseline:
         seconds: wall time.
         pooled: figures on the test images of all hospitals.
         own: a local model's figures on its own test images.
+        by_site: a pooled model's figures on each hospital's test images.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Baseline:
     seconds: float
     pooled: Metrics
     own: Metrics | None = None
+    by_site: Mapping[str, Metrics] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of results.json."""
@@ -79,6 +81,7 @@ class Baseline:
             "ssim": figures["ssim"] if has_ssim else None,
             "per_class": figures["per_class"],
             "own": None if self.own is None else self.own.to_dict(),
+            "by_site": {name: found.to_dict() for name, found in self.by_site.items()},
         }
 
 
@@ -192,12 +195,18 @@ def run_local(
 
 
 def run_pooled(
-    run: RunConfig, sets: Sequence[ImageSet], factor: int, device: Wanted = "cpu"
+    run: RunConfig,
+    sets: Sequence[ImageSet],
+    names: Sequence[str],
+    factor: int,
+    device: Wanted = "cpu",
 ) -> Baseline:
     """Return what one model on all images reaches with `factor` times a hospital's steps."""
     start, everything = time.monotonic(), pool(sets)
     steps = factor * run.rounds * run.learning.training.steps_per_round
-    _, pooled = _trained(run, (everything, everything), steps, "pooled", device)
+    model, pooled = _trained(run, (everything, everything), steps, "pooled", device)
+    seen = [infer(model, images, images.select("test")) for images in sets]
+    parts = zip(names, sets, seen, strict=True)
     return Baseline(
         name=f"all images in one place ({steps} steps)",
         kind="pooled",
@@ -206,6 +215,7 @@ def run_pooled(
         train_images=len(everything.select("train")),
         seconds=time.monotonic() - start,
         pooled=pooled,
+        by_site={name: judge(run, images, own.logits, own.ssim) for name, images, own in parts},
     )
 
 

@@ -95,7 +95,7 @@ def run_job(job: Job) -> Path:
     if job.kind == "local":
         done = run_local(run, sets, names, job.site, job.device)
     elif job.kind == "pooled":
-        done = run_pooled(run, sets, job.factor, job.device)
+        done = run_pooled(run, sets, names, job.factor, job.device)
     else:
         done = run_pixels(run, sets, job.kind)
     return write_whole(job.result, json.dumps(done.to_dict(), indent=1).encode())

@@ -112,7 +112,11 @@ def test_a_local_model_takes_the_federations_steps_and_sees_its_own_images_only(
 
 
 def test_the_pooled_model_takes_the_steps_that_are_stated() -> None:
-    done = run_pooled(RUN, [make_set(0), make_set(1)], 3).to_dict()
+    sets = [make_set(0), make_set(1)]
+    done = run_pooled(RUN, sets, ("north", "south"), 3).to_dict()
+    assert list(done["by_site"]) == ["north", "south"]
+    tested = [len(images.select("test")) for images in sets]
+    assert [site["ssim"]["n"] for site in done["by_site"].values()] == tested
     assert done["steps"] == 12
     assert "12 steps" in done["name"]
     assert done["train_images"] == 80

@@ -1,0 +1,279 @@
+"""Compares ways to federate: the same hospitals and seeds, one study for each method.
+
+A comparison file has the one key `comparison`. Each of its `cells` is a study laid over `shared`,
+with `$seed` where the seed belongs; each of its `methods` is laid over every cell, e.g.
+`{aggregation: {kind: fedprox, proximal_mu: 0.01}}` for `run`. Every combination is an ordinary run
+folder; what is finished is not run again. Baselines do not depend on the method, so they are
+computed with the first one only.
+
+The table asks what a hospital asks: how well is *my* test set served, on average over hospitals
+and at the worst one, beside training alone and all images in one place.
+What crosses a hospital's boundary: in the federations what a study sends.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from mfm_core.config import Part, problems_of, read_yaml
+from mfm_core.errors import ConfigError
+from mfm_core.whole_file import write_whole
+from simulation.bias_study import CellDisplay, is_damaged
+from simulation.bias_table import Spread, spread_of
+from simulation.config import NAME, StudyConfig, override, read_study
+from simulation.grid import CELL_NAME, filled, merged
+from simulation.progress import Display
+from simulation.study import Order, finished_results, run_study
+
+LOCAL, POOLED = "each hospital alone", "all images in one place"
+COLUMNS = {
+    "pooled": "pooled test images",
+    "mean": "mean over hospitals",
+    "worst": "worst hospital",
+}
+"""Figures of a row: macro AUC on all test images, and on each hospital's own."""
+
+Label = Annotated[str, Field(pattern=CELL_NAME)]
+
+
+class ComparisonConfig(Part):
+    """Which methods are compared, on which hospitals, with which seeds."""
+
+    name: str = Field(pattern=NAME, description="Name of the comparison and of its folder.")
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(
+        min_length=1, description="Every cell and method is run once for each; `$seed` in a cell."
+    )
+    methods: dict[Label, dict[str, Any]] = Field(
+        min_length=1, description="Part of a run by name of the method, laid over every cell."
+    )
+    shared: dict[str, Any] = Field(
+        default_factory=dict, description="Part of a study that every cell starts from."
+    )
+    cells: dict[Label, dict[str, Any]] = Field(
+        min_length=1, description="Studies by name, as in a study file, without run.name."
+    )
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a comparison: its cell, method, seed and study."""
+
+    cell: str
+    method: str
+    seed: int
+    study: StudyConfig
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method in one cell: the Spread of each of `COLUMNS` over seeds."""
+
+    cell: str
+    method: str
+    figures: Mapping[str, Spread]
+
+
+@dataclass(frozen=True)
+class ComparisonOrder:
+    """What the researcher asked for; `fresh` begins every run anew."""
+
+    config: ComparisonConfig
+    members: tuple[Member, ...]
+    data: Path
+    out: Path
+    fresh: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the comparison's run folders and tables."""
+        return self.out / self.config.name
+
+
+def load_comparison(
+    path: Path, settings: Mapping[str, str] | None = None
+) -> tuple[ComparisonConfig, tuple[Member, ...]]:
+    """Read a comparison file, with `--set` values in place, and check every study that it makes.
+
+    Raises:
+        ConfigError: every problem of the file, by dotted path.
+    """
+    content = override(read_yaml(path), settings or {})
+    others = [key for key in content if key != "comparison"]
+    problems = [f"{key}: stands beside comparison; put it below it" for key in others]
+    try:
+        config = ComparisonConfig.model_validate(content.get("comparison"))
+    except ValidationError as error:
+        problems += [f"comparison.{line}" for line in problems_of(error)]
+        raise ConfigError(str(path), problems) from None
+    members: list[Member] = []
+    for cell in config.cells:
+        for method in config.methods:
+            found, wrong = _members_of(config, cell, method)
+            members += found
+            problems += [f"{cell}, {method}: {line}" for line in dict.fromkeys(wrong)]
+    if problems:
+        raise ConfigError(str(path), problems)
+    return config, tuple(members)
+
+
+def _members_of(config: ComparisonConfig, cell: str, method: str) -> tuple[list[Member], list[str]]:
+    first = method == next(iter(config.methods))
+    members, problems = [], []
+    for seed in config.seeds:
+        content = merged(merged(config.shared, config.cells[cell]), {"run": config.methods[method]})
+        name = f"{cell}-{method}-seed{seed}"
+        named = merged(filled(content, {"$seed": seed}), {"run": {"name": name}})
+        if not first:
+            named = merged(named, {"baselines": {"kinds": []}})
+        study, wrong = read_study(named)
+        problems += wrong
+        if study is not None:
+            members.append(Member(cell, method, seed, study))
+    return members, problems
+
+
+def run_comparison(order: ComparisonOrder, display: Display) -> dict[str, Any]:
+    """Run what is not finished and return the content of table.json; write table.md and a plot.
+
+    Raises:
+        ConfigError: a run folder belongs to another study. DataError: images cannot be used.
+        RunFailed: a federation ended without a result.
+    """
+    results: dict[tuple[str, str, int], dict[str, Any]] = {}
+    count = len(order.members)
+    for index, member in enumerate(order.members):
+        name = member.study.run.name
+        fresh = order.fresh or is_damaged(order.folder / name)
+        study = Order(member.study, order.data, order.folder, fresh)
+        found = finished_results(study)
+        if found is None:
+            found = run_study(study, CellDisplay(display, index, count, name))
+        results[member.cell, member.method, member.seed] = found
+    return write_tables(order, rows_of(order.config, results))
+
+
+def rows_of(
+    config: ComparisonConfig, results: Mapping[tuple[str, str, int], Mapping[str, Any]]
+) -> tuple[Row, ...]:
+    """Return a row per cell and method, the two baselines after the methods of their cell."""
+    rows: list[Row] = []
+    first = next(iter(config.methods))
+    for cell in config.cells:
+        for method in config.methods:
+            found = [federated_figures(results[cell, method, seed]) for seed in config.seeds]
+            rows.append(Row(cell, method, _spreads(found)))
+        bases = [results[cell, first, seed]["baselines"] for seed in config.seeds]
+        for name, kind in ((LOCAL, "local"), (POOLED, "pooled")):
+            found = [baseline_figures(base, kind) for base in bases]
+            rows.append(Row(cell, name, _spreads(found)))
+    return tuple(rows)
+
+
+def federated_figures(results: Mapping[str, Any]) -> dict[str, float]:
+    """Return the `COLUMNS` of a federated model: the own version of each site where it has one."""
+    own = [site["macro_auc"]["value"] for site in results["per_site"].values()]
+    return _figures(results["pooled"]["macro_auc"]["value"], own)
+
+
+def baseline_figures(baselines: Sequence[Mapping[str, Any]], kind: str) -> dict[str, float]:
+    """Return the `COLUMNS` of training alone or in one place; NaN where nothing was measured."""
+    found = [one for one in baselines if one["kind"] == kind]
+    if not found:
+        return dict.fromkeys(COLUMNS, float("nan"))
+    alone = [one["own"]["macro_auc"]["value"] for one in found if one["own"] is not None]
+    apart = [site["macro_auc"]["value"] for one in found for site in one["by_site"].values()]
+    pooled = [one["macro_auc"]["value"] for one in found]
+    return _figures(float(np.mean(pooled)), alone or apart)
+
+
+def _figures(pooled: float | None, own: Sequence[float | None]) -> dict[str, float]:
+    known = [value for value in own if value is not None] or [float("nan")]
+    whole = float("nan") if pooled is None else pooled
+    return {"pooled": whole, "mean": float(np.mean(known)), "worst": float(min(known))}
+
+
+def _spreads(found: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+    spreads = {name: spread_of([np.array([one[name]]) for one in found]) for name in COLUMNS}
+    return {name: spread for name, spread in spreads.items() if spread is not None}
+
+
+def write_tables(order: ComparisonOrder, rows: Sequence[Row]) -> dict[str, Any]:
+    """Write table.md, table.json and comparison.png; return the content of table.json."""
+    folder, config = order.folder, order.config
+    content = {
+        "comparison": config.name,
+        "seeds": list(config.seeds),
+        "rows": [
+            {
+                "cell": row.cell,
+                "method": row.method,
+                "figures": {name: asdict(spread) for name, spread in row.figures.items()},
+            }
+            for row in rows
+        ],
+    }
+    write_whole(folder / "table.md", markdown(config, rows).encode())
+    write_whole(folder / "table.json", json.dumps(content, indent=1).encode())
+    draw(rows, folder / "comparison.png")
+    return content
+
+
+def markdown(config: ComparisonConfig, rows: Sequence[Row]) -> str:
+    """Return the tables, one per cell."""
+    lines = []
+    for cell in config.cells:
+        seeds = f"{len(config.seeds)} seed" + ("s" if len(config.seeds) > 1 else "")
+        lines += [
+            f"## {cell}, macro AUC, {seeds}",
+            "",
+            "| method | " + " | ".join(COLUMNS.values()),
+        ]
+        lines[-1] += " |"
+        lines.append("| --- " * (1 + len(COLUMNS)) + "|")
+        for row in rows:
+            if row.cell == cell:
+                texts = [_text(row.figures.get(name)) for name in COLUMNS]
+                lines.append(f"| {row.method} | " + " | ".join(texts) + " |")
+        lines.append("")
+    lines.append("± is half of the 95 % t interval over seeds.")
+    return "\n".join(lines) + "\n"
+
+
+def _text(spread: Spread | None) -> str:
+    if spread is None:
+        return "-"
+    if spread.t_high is None:
+        return f"{spread.mean:.3f}"
+    return f"{spread.mean:.3f} ± {spread.t_high - spread.mean:.3f}"
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Write a PNG: a panel per cell; a bar from the worst hospital to the mean for each method."""
+    from matplotlib.figure import Figure
+
+    cells = list(dict.fromkeys(row.cell for row in rows))
+    tall = max(sum(row.cell == cell for row in rows) for cell in cells)
+    figure = Figure(figsize=(5.2 * len(cells), 1.4 + 0.36 * tall), layout="constrained")
+    panels = figure.subplots(1, len(cells), squeeze=False)[0]
+    for axes, cell in zip(panels, cells, strict=True):
+        mine = [row for row in rows if row.cell == cell and "mean" in row.figures][::-1]
+        for place, row in enumerate(mine):
+            worst, mean = row.figures["worst"], row.figures["mean"]
+            axes.hlines(place, worst.mean, mean.mean, color="#b8c2cc", linewidth=3)
+            axes.plot(worst.values, [place] * worst.seeds, "|", color="#b2182b", markersize=9)
+            axes.plot(worst.mean, place, "o", color="#b2182b")
+            axes.plot(mean.mean, place, "o", color="#2166ac")
+        axes.set_yticks(range(len(mine)), [row.method for row in mine])
+        axes.set_title(cell, loc="left")
+        axes.set_xlabel(
+            "macro AUC: mean over hospitals (blue), worst hospital (red, seeds as ticks)"
+        )
+        axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=150, metadata={"Software": None})
