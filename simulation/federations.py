@@ -230,12 +230,8 @@ def markdown(config: ComparisonConfig, rows: Sequence[Row]) -> str:
     lines = []
     for cell in config.cells:
         seeds = f"{len(config.seeds)} seed" + ("s" if len(config.seeds) > 1 else "")
-        lines += [
-            f"## {cell}, macro AUC, {seeds}",
-            "",
-            "| method | " + " | ".join(COLUMNS.values()),
-        ]
-        lines[-1] += " |"
+        headings = " | ".join(COLUMNS.values())
+        lines += [f"## {cell}, macro AUC, {seeds}", "", f"| method | {headings} |"]
         lines.append("| --- " * (1 + len(COLUMNS)) + "|")
         for row in rows:
             if row.cell == cell:
@@ -272,8 +268,6 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             axes.plot(mean.mean, place, "o", color="#2166ac")
         axes.set_yticks(range(len(mine)), [row.method for row in mine])
         axes.set_title(cell, loc="left")
-        axes.set_xlabel(
-            "macro AUC: mean over hospitals (blue), worst hospital (red, seeds as ticks)"
-        )
+        axes.set_xlabel("macro AUC: mean over hospitals (blue), worst one (red; ticks: seeds)")
         axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=150, metadata={"Software": None})

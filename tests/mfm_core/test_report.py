@@ -86,7 +86,13 @@ def results() -> dict:
             for name in SITES
         ],
         "baselines": [
-            {"name": "north alone", "kind": "local", **own[0]},
+            {
+                "name": "north alone",
+                "kind": "local",
+                **own[0],
+                "own": own[0],
+                "by_site": {},
+            },
             {"name": "all images together", "kind": "pooled", **pooled},
             {"name": "nearest neighbour", "kind": "nearest_neighbour", **own[1], "ssim": None},
         ],

@@ -60,10 +60,9 @@ def test_the_shipped_file_varies_the_method_and_nothing_else() -> None:
 
 def test_every_problem_of_a_file_is_named(tmp_path: Path) -> None:
     content = read_yaml(DEFAULT)
-    content["comparison"]["methods"]["own_norms"] = {
-        "aggregation": {"personal": ["norms", "norms"]}
-    }
-    content["comparison"]["methods"]["fedprox"] = {"aggregation": {"kind": "fedproxy"}}
+    methods = content["comparison"]["methods"]
+    methods["own_norms"] = {"aggregation": {"personal": ["norms", "norms"]}}
+    methods["fedprox"] = {"aggregation": {"kind": "fedproxy"}}
     content["run"] = {}
     path = tmp_path / "wrong.yaml"
     path.write_text(yaml.safe_dump(content))
