@@ -27,6 +27,7 @@ from client.receipts import take_receipts
 from client.secret import secret_seed
 from client.secure_site import answer_keys, check_agreed, seal_for
 from client.site import ATLAS, FINAL, HEADS_FILE, Site, find_site_file, open_site
+from client.task_round import TASK_WORK
 from mfm_core.atlas import atlas_from, save_atlas
 from mfm_core.checkpoint import encoder_hash, flat_weights, save_model
 from mfm_core.dataset import SPLITS
@@ -232,8 +233,7 @@ def say_hello(request: Request) -> Reply:
 
 def give_patch_moments(request: Request) -> Reply:
     """Return the patch moments of the training images, if they come from enough patients."""
-    site = request.site
-    indices = site.images.select("train")
+    site, indices = request.site, request.site.images.select("train")
     check_patients(site.config.limits, site.images.patients[indices])
     found = patch_moments(site.images, indices, site.run.model)
     return Reply(len(indices), wire.Payload(total=found))
@@ -371,6 +371,8 @@ def do_work(kind: Kind, request: Request) -> Reply:
         MfmError: the images changed since the run began, or the work cannot be done.
     """
     hold_cohort(request.site, Step(kind, request.round))
+    if request.site.run.ontology.tasks and kind in TASK_WORK:
+        return Reply(*TASK_WORK[kind](request.site, request.weights, request.round))
     return WORK[kind](request)
 
 
@@ -383,8 +385,7 @@ count: Callable[[Site], int] = count_units
 
 def look(request: Request, split: str) -> Inference:
     """Return what the loaded model makes of one split."""
-    images = request.site.images
-    return infer(request.site.model, images, images.select(split))
+    return infer(request.site.model, request.site.images, request.site.images.select(split))
 
 
 def count_metrics(request: Request, seen: Inference, split: str, replicates: int) -> Sum:

@@ -11,6 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from client.site import Site
 from mfm_core.dataset import ImageSet
@@ -23,12 +26,14 @@ WITHOUT_IMAGES = ("hello", "atlas", "receipts")
 
 def fingerprint(images: ImageSet) -> dict[str, str | int]:
     """Return the number of images and the SHA-256 (hex) of all that is known of them but pixels."""
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "labels": images.labels,
         "attributes": images.attributes,
         "patients": images.patients,
         "splits": images.splits,
     }
+    if images.targets is not None:
+        arrays["targets"] = images.targets
     hashes = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()}
     return {"images": len(images), **hashes}
 

@@ -21,6 +21,7 @@ from mfm_core.config import OntologyConfig
 from mfm_core.dataset import SPLITS, ImageSet, open_images
 from mfm_core.errors import DataError, system_refusal
 from mfm_core.latent_sums import latent_sum
+from mfm_core.tasks import task_counts
 from strategies.config import RunConfig
 
 FEW_TEST_PATIENTS = 10
@@ -73,10 +74,22 @@ def check_counts(images: ImageSet, ontology: OntologyConfig, smallest: int) -> I
                 f"no image in {split}: this site adds nothing to its figures",
                 "set val_fraction and test_fraction, or fill the split column",
             )
+    if ontology.tasks:
+        yield from _check_tasks(images, ontology)
+        return
     patients = class_patients(images, ontology)
     for index, name in enumerate(ontology.classes):
         yield _check_class(name, patients[:, index], smallest)
     yield from _check_cells(images, ontology, smallest)
+
+
+def _check_tasks(images: ImageSet, ontology: OntologyConfig) -> Iterator[Finding]:
+    """Yield the images of every task of a pre-training per split."""
+    counts = [task_counts(ontology.tasks, images, images.select(split)) for split in SPLITS]
+    for index, name in enumerate(sorted(ontology.tasks)):
+        found = ", ".join(f"{s} {n[index]:.0f}" for s, n in zip(SPLITS, counts, strict=True))
+        absent = "" if counts[0][index] else "; nothing is sent for its head"
+        yield Finding("counts", "ok", f"task {name!r}, images: {found}{absent}")
 
 
 def class_patients(images: ImageSet, ontology: OntologyConfig) -> NDArray[np.int64]:

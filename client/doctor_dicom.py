@@ -22,6 +22,8 @@ def check_dicom(config: SiteConfig, run: RunConfig) -> list[Finding]:
         config: the site's settings.
         run: the agreed run; rows that its classes leave out are not looked at.
     """
+    if config.data.mimeta is not None:
+        return [Finding("dicom", "skip", "data sets in the MIMeta layout hold no DICOM files")]
     try:
         entries = read_manifest(config.data, run.ontology).entries
     except DataError as error:

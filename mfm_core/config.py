@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -19,6 +20,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
@@ -64,6 +66,26 @@ class TaskConfig(Part):
             raise ValueError("labels: one label leaves nothing to tell apart; name two or more")
         return self
 
+    @property
+    def outputs(self) -> int:
+        """Return how many rows of the head the task owns."""
+        fewer = self.target in ("BINARY_CLASSIFICATION", "ORDINAL_REGRESSION")
+        return len(self.labels) - int(fewer)
+
+
+TaskName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+LONGEST_NAME = 64
+
+
+def output_names(tasks: Mapping[str, TaskConfig]) -> tuple[str, ...]:
+    """Return a class name for every row of a head for tasks, two at least.
+
+    The order is that of the tasks' names, whatever the order in the file.
+    """
+    rows = [label for name in sorted(tasks) for label in tasks[name].labels[-tasks[name].outputs :]]
+    named = [f"{number:03d} {label}"[:LONGEST_NAME].strip() for number, label in enumerate(rows)]
+    return tuple([*named, "unused"] if len(named) == 1 else named)
+
 
 class OntologyConfig(Part):
     """What the consortium calls its classes and attributes; order fixes every index."""
@@ -72,6 +94,25 @@ class OntologyConfig(Part):
     attributes: dict[FieldName, tuple[Name, ...]] = Field(
         default_factory=dict, description="Attribute name to its values, e.g. view: [AP, PA]."
     )
+    tasks: dict[TaskName, TaskConfig] = Field(
+        default_factory=dict,
+        description="Tasks of a multi-task pre-training, by <data set>/<task>; the classes then "
+        "follow from them and are left out.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tasks_make_the_classes(cls, found: Any) -> Any:
+        if not isinstance(found, dict) or not found.get("tasks"):
+            return found
+        try:
+            tasks = TypeAdapter(dict[TaskName, TaskConfig]).validate_python(found["tasks"])
+            rows = output_names(tasks)
+        except ValidationError:
+            rows = ("a", "b")  # what is wrong with the tasks is said by their own check
+        if "classes" in found and tuple(found["classes"]) != rows:
+            raise ValueError("classes: stand beside tasks; leave them out, they follow from these")
+        return {**found, "classes": rows}
 
     @field_validator("classes", "attributes", mode="before")
     @classmethod
@@ -218,6 +259,11 @@ class DataConfig(Part):
     attribute_mapping: dict[str, dict[str, str | None]] = Field(
         default_factory=dict,
         description="Per attribute: site's word to value; None is unknown; '*' is the rest.",
+    )
+    mimeta: tuple[str, ...] | None = Field(
+        None,
+        description="The root holds data sets in the MIMeta layout: use these (folder names), or "
+        "all with []; None: it does not. For runs whose ontology has tasks.",
     )
     frame: Annotated[int, Field(ge=0)] | Literal["middle"] = Field(
         "middle", description="Frame of a multi-frame DICOM, from 0."

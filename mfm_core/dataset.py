@@ -41,6 +41,8 @@ class ImageSet:
             -1 is unknown.
         patients: `[N] int64`, equal for images that belong together; only meaningful here.
         splits: `[N] int64`, index into SPLITS.
+        targets: `[N, O] uint8`, what every output of every task should say (`mfm_core.tasks`);
+            None where the images have labels of one question.
     """
 
     images: NDArray[np.uint8]
@@ -48,6 +50,7 @@ class ImageSet:
     attributes: NDArray[np.int64]
     patients: NDArray[np.int64]
     splits: NDArray[np.int64]
+    targets: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -77,6 +80,10 @@ def open_images(
         DataError: every problem of rows, files, labels, attributes, patients and splits at once,
             by the line of the CSV or the path below the root.
     """
+    if data.mimeta is not None or ontology.tasks:
+        from mfm_core.mimeta_images import open_mimeta  # knows ImageSet
+
+        return open_mimeta(data, ontology, image, cache_folder)
     manifest = read_manifest(data, ontology)
     entries, findings = manifest.entries, manifest.findings
     pixels, failures = open_pixels(entries, image, data.frame, cache_folder)

@@ -29,9 +29,11 @@ from server.config import (
     load_public_pictures,
 )
 from server.journal import RunFolder, write_json
-from server.phases import first_state, model_with, new_model, phases_of, pooled_atlas
+from server.phases import model_with, new_model, pooled_atlas
 from server.receipt_key import signer_of
 from server.run_files import read_lines
+from server.start import starting_state
+from server.task_phases import phases_for, task_results
 from strategies.answers import HEADS, refuse_too_large
 from strategies.code_hash import code_hash
 from strategies.collector import Identity
@@ -71,7 +73,7 @@ def run_federation(grid: Grid, consortium: ConsortiumConfig, resume: bool) -> Ru
     kept, phases = folder.open(resume), len(plan_of(run))
     try:
         pictures = load_public_pictures(consortium, run)
-        state = kept or first_state(run, pictures)
+        state = kept or starting_state(run, consortium, pictures)
         strategy = strategy_of(run, consortium, folder, state, pictures)
         strategy.start(grid, ArrayRecord({MODEL: Array(strategy.state.weights)}))
         write_results(folder.folder, run, strategy.state)
@@ -95,11 +97,17 @@ def strategy_of(
     schema = weight_schema(new_model(run))
     secure = run.secure_sum if run.secure_sum.enabled else None
     identity = Identity(
-        canonical_hash(run), code_hash(), schema, run.aggregation, consortium.sites, secure
+        canonical_hash(run),
+        code_hash(),
+        schema,
+        run.aggregation,
+        consortium.sites,
+        secure,
+        run.ontology.tasks,
     )
     hashes = (identity.config_hash, identity.code_hash)
     receipts = Receipts(hashes, signer_of(consortium.receipt_key), read_lines(folder.folder))
-    phases = phases_of(run, pictures)
+    phases = phases_for(run, pictures)
     return PhasedStrategy(phases, identity, consortium.rules, folder, state, receipts)
 
 
@@ -120,7 +128,8 @@ def write_results(folder: Path, run: RunConfig, state: RunState) -> None:
     config_hash = canonical_hash(run)
     model = model_with(run, state.weights)
     save_model(folder / "final.safetensors", model, config_hash, run.ontology)
-    save_atlas(folder / "atlas.safetensors", pooled_atlas(run, state, config_hash))
+    if not run.ontology.tasks:
+        save_atlas(folder / "atlas.safetensors", pooled_atlas(run, state, config_hash))
     if run.mitigation.attribute is not None and "mitigation" not in state.facts:
         heads = heads_from_sum(state.sums[HEADS])
         save_heads(
@@ -143,7 +152,6 @@ def summarise(run: RunConfig, state: RunState, lines: list[dict[str, Any]]) -> d
 
     `status` is complete when every admitted site answered usably in every exchange, else degraded.
     """
-    pooled = state.facts["evaluate"]["pooled"]
     outcomes = [outcome for line in lines for outcome in line["sites"].values()]
     names = sorted({name for line in lines for name in line["sites"]})
     training = [line for line in lines if line["phase"] == "train"]
@@ -153,11 +161,6 @@ def summarise(run: RunConfig, state: RunState, lines: list[dict[str, Any]]) -> d
         timing[line["phase"]] = round(timing.get(line["phase"], 0.0) + line["seconds"], 3)
     return {
         "status": "complete" if set(outcomes) == {"ok"} else "degraded",
-        "macro_auc": pooled["macro_auc"]["value"],
-        "macro_auc_interval": [pooled["macro_auc"]["low"], pooled["macro_auc"]["high"]],
-        "reconstruction_ssim": pooled["ssim"]["value"],
-        "reconstruction_ssim_interval": [pooled["ssim"]["low"], pooled["ssim"]["high"]],
-        "n_test": pooled["ssim"]["n"],
         "rounds": run.rounds,
         "sites": len(names),
         "site_names": names,
@@ -166,6 +169,22 @@ def summarise(run: RunConfig, state: RunState, lines: list[dict[str, Any]]) -> d
         "final_hash": final_hash(state),
         "config_hash": canonical_hash(run),
         "code_hash": code_hash(),
+        "privacy": {kind: label_of(run, kind).to_dict() for kind in timing},
+        "rounds_table": training,
+        "timing": timing,
+        **(task_results(run, state) if run.ontology.tasks else _class_results(run, state)),
+    }
+
+
+def _class_results(run: RunConfig, state: RunState) -> dict[str, Any]:
+    """Return the figures of a run on classes."""
+    pooled = state.facts["evaluate"]["pooled"]
+    return {
+        "macro_auc": pooled["macro_auc"]["value"],
+        "macro_auc_interval": [pooled["macro_auc"]["low"], pooled["macro_auc"]["high"]],
+        "reconstruction_ssim": pooled["ssim"]["value"],
+        "reconstruction_ssim_interval": [pooled["ssim"]["low"], pooled["ssim"]["high"]],
+        "n_test": pooled["ssim"]["n"],
         "pooled": pooled,
         "per_site": state.facts["evaluate"]["per_site"],
         "heads": state.facts.get("heads"),
@@ -175,7 +194,4 @@ def summarise(run: RunConfig, state: RunState, lines: list[dict[str, Any]]) -> d
         else None,
         "audit": state.facts.get("audit"),
         "spent": state.facts.get("spent"),
-        "privacy": {kind: label_of(run, kind).to_dict() for kind in timing},
-        "rounds_table": training,
-        "timing": timing,
     }

@@ -26,6 +26,9 @@ class ConsortiumConfig(RoundRules):
     receipt_key: Path | None = Field(
         None, description="Key that receipts are signed with; None leaves them unsigned."
     )
+    pretrained: Path | None = Field(
+        None, description="Released model file of a run that starts from one (run.yaml pretrained)."
+    )
     threads: int = Field(1, ge=1, le=256, description="CPU threads of the server process.")
 
     @property
@@ -44,7 +47,8 @@ def load_consortium(path: Path) -> ConsortiumConfig:
     folder = path.resolve().parent
     run = None if config.run is None else folder / config.run
     key = None if config.receipt_key is None else folder / config.receipt_key
-    paths = {"output": folder / config.output, "run": run, "receipt_key": key}
+    start = None if config.pretrained is None else folder / config.pretrained
+    paths = {"output": folder / config.output, "run": run, "receipt_key": key, "pretrained": start}
     return config.model_copy(update=paths)
 
 

@@ -53,6 +53,10 @@ class HostingConfig(Part):
     attempts: int = Field(3, ge=1, le=20, description="Times a round is asked before giving up.")
     node_wait_s: float = Field(300.0, ge=0, description="Longest wait for sites to appear, s.")
     poll_s: float = Field(1.0, gt=0, le=60, description="Pause between looks for replies, s.")
+    pretrained: Path | None = Field(
+        None,
+        description="Released model file, relative to this file, where run.yaml says pretrained.",
+    )
     threads: int = Field(1, ge=1, le=256, description="CPU threads of the server process.")
     metrics: str | None = Field(
         None, description="IP:port on loopback that shows figures to Prometheus; None: none."
@@ -122,7 +126,8 @@ def load_hosting(folder: Folder) -> HostingConfig:
         ConfigError: unreadable or wrong; all problems are listed.
     """
     config = load_yaml(folder.consortium, HostingConfig)
-    return config.model_copy(update={"run": folder.root / config.run})
+    start = None if config.pretrained is None else folder.root / config.pretrained
+    return config.model_copy(update={"run": folder.root / config.run, "pretrained": start})
 
 
 def load_hosted_run(hosting: HostingConfig) -> RunConfig:
@@ -161,7 +166,7 @@ def consortium_of(
         "deadline_s": _first(hosting.deadline_s, deadline_s, RoundRules, "deadline_s"),
         "grace_s": _first(hosting.grace_s, grace_s, RoundRules, "grace_s"),
     }
-    kept = ("attempts", "node_wait_s", "poll_s", "threads")
+    kept = ("attempts", "node_wait_s", "poll_s", "threads", "pretrained")
     fields = {name: getattr(hosting, name) for name in kept} | times
     quorum = hosting.quorum or default_quorum(len(names))
     try:

@@ -24,6 +24,7 @@ from rich.table import Table
 
 from mfm_core.errors import ConfigError, MfmError, system_refusal
 from simulation.commands_federations import federations
+from simulation.commands_pretraining import pretrain, transfer
 from simulation.commands_privacy import privacy
 from simulation.config import NAME, PhantomSource, StudyConfig, load_study
 from simulation.grid import is_grid, load_grid
@@ -355,6 +356,8 @@ def leaks(
 
 app.command()(privacy)
 app.command()(federations)
+app.command()(pretrain)
+app.command()(transfer)
 
 
 class Interrupted(BaseException):

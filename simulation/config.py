@@ -19,6 +19,7 @@ from mfm_core.config import DataConfig, Part, parse_yaml, problems_of, read_yaml
 from mfm_core.devices import Wanted
 from mfm_core.errors import ConfigError
 from simulation.phantoms import PhantomConfig
+from simulation.released import start_problems
 from strategies.config import RunConfig
 
 MANIFEST_COLUMNS = ("file", "label", "patient", "split")
@@ -188,6 +189,9 @@ class StudyConfig(Part):
     source: Source
     hospitals: Rule
     split: Split = FractionSplit(kind="fractions")
+    pretrained: Path | None = Field(
+        None, description="Released model file whose SHA-256 is run.pretrained; from where we are."
+    )
     min_images: int = Field(16, ge=4, description="Fewest training images of a hospital.")
     quorum: int | None = Field(None, ge=1, description="Hospitals a round needs; None: all.")
     workers: int | None = Field(
@@ -365,6 +369,9 @@ def read_study(content: dict[str, Any]) -> tuple[StudyConfig | None, list[str]]:
         study = _without_unknown_keys(content, error)
     if study is not None:
         problems += [*_ontology_problems(study), *_site_problems(study)]
+        problems += start_problems(study.run.pretrained, study.pretrained, study.baselines.kinds)
+        if study.run.ontology.tasks:
+            problems.append("run.ontology.tasks: is for `mfm-simulate pretrain`; name classes here")
     return study, problems
 
 

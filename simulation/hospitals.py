@@ -37,12 +37,13 @@ from simulation.config import (
 from simulation.partition import Integers, Partition, Table, divide
 from simulation.phantoms import generate
 from simulation.public_source import write_public_of
+from simulation.released import RELEASED, copy_released
 from strategies.config import RunConfig
 
 RECORD = "prepared.json"
 SITES, HELD_OUT = "sites", "held_out"
 """Folders of the hospitals that take part, and of those that only the researcher looks at."""
-IDENTITY_LEAVES_OUT = {"workers", "limits"}
+IDENTITY_LEAVES_OUT = {"workers", "limits", "pretrained"}
 """What may change between two parts of one run without changing its result."""
 
 
@@ -85,6 +86,8 @@ def prepare(study: StudyConfig, data: Path, folder: Path) -> Prepared:
         _refuse_other(folder, found, wanted, root)
         return found
     folder.mkdir(parents=True, exist_ok=True)
+    if study.pretrained is not None:
+        copy_released(study.pretrained, study.run, folder)
     source_root, table = read_table(study, data, folder)
     try:
         table = replace(table, splits=split_patients(study, table))
@@ -141,6 +144,7 @@ def consortium_of(study: StudyConfig, sites: int) -> ConsortiumConfig:
         attempts=1,
         node_wait_s=study.limits.start_s,
         poll_s=0.1,
+        pretrained=None if study.pretrained is None else Path(RELEASED),
         output=Path("."),
     )
 

@@ -33,6 +33,7 @@ from strategies.config import RunConfig
 from strategies.plan import KEYS, Kind, plan_of
 from strategies.privacy import NO_LABEL, Label, label_of
 from strategies.private_atlas import CELLS, cell_plan, latent_numbers
+from strategies.task_answers import empty_task_metrics, empty_task_training
 
 VALIDATION, LOSS, SUPPRESSED = "val.", "loss.", "suppressed"
 LATENT, HEADS = "latent_sums", "mitigated_heads"
@@ -73,8 +74,7 @@ def answer_of(run: RunConfig, kind: Kind) -> Answer:
     if kind == "train" and run.privacy.private:
         return Answer(True, None, label)
     if kind == "train":
-        zeros = dict.fromkeys(_terms(run), 0.0)
-        return Answer(True, training_sum(_metrics(run, 0), zeros, 1).schema, label)
+        return Answer(True, _training(run).schema, label)
     if kind == "latent_sums" and run.privacy.atlas.private:
         return Answer(False, ((CELLS, (cell_plan(run).size,)),), label)
     return Answer(False, _example(run, kind).schema, label)
@@ -90,7 +90,7 @@ def _example(run: RunConfig, kind: Kind) -> Sum:
         "mitigate": lambda: empty_head_round_sum(
             trained_methods(run), len(run.ontology.classes), latent_size(run)
         ),
-        "evaluate": lambda: _metrics(run, run.statistics.bootstrap_replicates),
+        "evaluate": lambda: _evaluation(run),
         "audit": lambda: _empty_audit(run),
     }
     return makers[kind]()
@@ -176,7 +176,8 @@ def refuse_too_large(run: RunConfig) -> None:
                 problems.append(
                     f"the {end} of {step.kind} would hold {mib:.0f} MiB, sites allow "
                     f"{LARGEST_SUM_MIB} (limits.max_message_mib); name fewer mitigation.methods, "
-                    "fewer attribute values or classes, or fewer latent_channels"
+                    "fewer attribute values or classes, fewer latent_channels or"
+                    " bootstrap_replicates"
                 )
     if problems:
         raise ConfigError(f"run {run.name}", problems)
@@ -273,6 +274,20 @@ def _metrics(run: RunConfig, replicates: int) -> Sum:
     nobody = np.zeros(1, dtype=np.int64)
     logits = np.zeros((1, len(run.ontology.classes)))
     return metric_sum(logits, nobody, np.zeros(1), nobody, replicates, seed=0)
+
+
+def _training(run: RunConfig) -> Sum:
+    zeros = dict.fromkeys(_terms(run), 0.0)
+    if run.ontology.tasks:
+        return empty_task_training(run.ontology.tasks, zeros)
+    return training_sum(_metrics(run, 0), zeros, 1)
+
+
+def _evaluation(run: RunConfig) -> Sum:
+    replicates = run.statistics.bootstrap_replicates
+    if run.ontology.tasks:
+        return empty_task_metrics(run.ontology.tasks, replicates)
+    return _metrics(run, replicates)
 
 
 def _black(run: RunConfig) -> ImageSet:

@@ -7,7 +7,7 @@ of sites. What crosses the hospital's boundary: nothing here; replies are record
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mfm_core.errors import UpdateRejected
 from mfm_core.sums import Accumulator, Array, Schema, Sum
+from mfm_core.tasks import Tasks
 from strategies import wire
 from strategies.answers import VALIDATION, Answer
 from strategies.checks import check_audit, check_heads
@@ -25,6 +26,7 @@ from strategies.privacy import PRIVATE_WEIGHT
 from strategies.robust import bounded, combined
 from strategies.rounds import Site
 from strategies.secure_payload import SecureSumConfig
+from strategies.task_answers import check_task_counts, check_task_rows
 
 ROUNDING = 1e-6
 COUNTED = ("confusion", "histogram", "replicate.confusion", "replicate.histogram", "correct",
@@ -75,6 +77,7 @@ class Identity:
         limits: largest weight and norm of a site.
         admitted: names that a site may introduce itself with; empty admits any (simulation).
         secure: how single answers stay masked; None where the server sees them.
+        tasks: of a multi-task pre-training; empty in every other run.
     """
 
     config_hash: str
@@ -83,6 +86,7 @@ class Identity:
     limits: AggregationConfig
     admitted: tuple[str, ...] = ()
     secure: SecureSumConfig | None = None
+    tasks: Tasks = field(default_factory=dict)
 
     def compose(self, step: Step, payload: wire.Payload, about: str = "") -> RecordDict:
         """Return the server's message of one step."""
@@ -135,8 +139,9 @@ def check_counts(kind: Kind, total: Sum, images: int, largest: int) -> None:
     for name in (name for name in sums if name.endswith(".count") and "attribute." in name):
         rows, cells = total[name].sum(axis=1), total["class.count"]
         _require(bool((rows <= cells + ROUNDING).all()), f"{name}: more patients than the class")
-    for prefix in (p for p in ("", VALIDATION) if f"{p}confusion" in sums):
-        _check_metrics(total, prefix, most)
+    for prefix in [name.removesuffix("confusion") for name in sums if name.endswith("confusion")]:
+        if f"{prefix}histogram" in sums and not prefix.endswith("replicate."):
+            _check_metrics(total, prefix, most)
 
 
 def _check_metrics(total: Sum, prefix: str, most: float) -> None:
@@ -202,6 +207,7 @@ class Collector:
         check_name(self._identity, header.site, self._of_site)
         if payload.total is not None:
             self._check(payload.total, header.num_images)
+            self._check_tasks(payload, header.num_images)
         parts = [np.array([float(header.num_images)])]
         if payload.model is not None:
             parts.append(payload.model.astype(np.float64) * header.num_images)
@@ -226,6 +232,13 @@ class Collector:
             check_heads(total, images, limits.max_update_norm)
         else:
             check_counts(kind, total, images, limits.max_site_images)
+
+    def _check_tasks(self, payload: wire.Payload, images: int) -> None:
+        """Refuse a training reply that moves the head of a task its site says it has not."""
+        tasks, total = self._identity.tasks, payload.total
+        if tasks and payload.model is not None and total is not None:
+            check_task_counts(total, images, self._identity.limits.max_site_images)
+            check_task_rows(tasks, self._identity.schema, payload.model, total)
 
     def result(self) -> Pooled:
         """Return what has been added so far."""

@@ -131,6 +131,33 @@ class AuditConfig(Part):
     )
 
 
+def task_problems(run: RunConfig) -> list[str]:
+    """Return what a multi-task pre-training cannot be combined with; empty without tasks."""
+    if not run.ontology.tasks:
+        return []
+    refused = {
+        "privacy.training must be none: its steps know one question": run.privacy.private,
+        "aggregation.combine must be mean, without norm_bound: a task's head is the mean over the "
+        "sites that have the task": run.aggregation.inspects,
+        "secure_sum.updates must be exact: rounding moves heads of other tasks": (
+            run.secure_sum.enabled and run.secure_sum.updates == "quantised"
+        ),
+        "mitigation.attribute must be null: heads of tasks are not mitigated": (
+            run.mitigation.attribute is not None
+        ),
+        "aggregation.personal must be empty: heads of tasks are shared": bool(
+            run.aggregation.personal
+        ),
+        "learning.objective.attention.rounds must be 0: tasks share no map": (
+            run.learning.objective.attention.rounds > 0
+        ),
+        "ontology.attributes must be left out: figures are counted per task": bool(
+            run.ontology.attributes
+        ),
+    }
+    return [problem for problem, found in refused.items() if found]
+
+
 class RunConfig(Part):
     """One agreed federated run."""
 
@@ -138,6 +165,12 @@ class RunConfig(Part):
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything random in the run.")
     rounds: int = Field(20, ge=1, le=10_000, description="Training rounds.")
     ontology: OntologyConfig
+    pretrained: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="SHA-256 of the released model file whose autoencoder the run starts from; the "
+        "coordinator's settings name the file. None: a new model.",
+    )
     image: ImageConfig = ImageConfig()
     model: ModelConfig = ModelConfig()
     learning: LearningConfig = LearningConfig()
@@ -174,6 +207,12 @@ class RunConfig(Part):
         if problems := privacy_problems(self):
             found = f"privacy.training is {self.privacy.training}"
             raise ValueError(f"{found}: {'; '.join(problems)}")
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_are_trained_plainly(self) -> Self:
+        if problems := task_problems(self):
+            raise ValueError(f"ontology.tasks: {'; '.join(problems)}")
         return self
 
     @model_validator(mode="after")

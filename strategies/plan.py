@@ -73,12 +73,16 @@ class Step:
 def plan_of(run: RunConfig) -> tuple[Step, ...]:
     """Return the steps of a run in order (without those of UNPLANNED).
 
-    A private run starts its linear path from random weights: patch moments are unprotected.
+    A private run starts its linear path from random weights: patch moments are unprotected. A run
+    that starts from released weights has one already. A pre-training on tasks ends with figures:
+    heads, atlas and audit are of classes.
     """
     steps: list[Step] = []
-    if run.model.linear_path and not run.privacy.private:
+    if run.model.linear_path and not run.privacy.private and run.pretrained is None:
         steps.append(Step("patch_moments"))
     steps += [Step("train", number) for number in range(1, run.rounds + 1)]
+    if run.ontology.tasks:
+        return (*steps, Step("evaluate"))
     steps.append(Step("latent_sums"))
     if run.statistics.refit_head:
         steps.append(Step("heads"))

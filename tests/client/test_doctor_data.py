@@ -13,10 +13,12 @@ from client.doctor_data import check_counts, class_patients, read_images
 from client.finding import Finding
 from client.folder import Folder
 from client.limits import guarded_latent_sum
-from mfm_core.config import dump_yaml
+from mfm_core.config import dump_yaml, load_yaml
 from mfm_core.dataset import ImageSet
+from strategies.config import RunConfig
 from tests.client.hospital_folder import make_hospital, make_kit, settings
 from tests.server.hospitals import RUN
+from tests.server.task_hospitals import lay_out_tasks
 
 
 @pytest.fixture
@@ -126,3 +128,14 @@ def test_a_folder_without_images_fails(folder: Folder) -> None:
     dump_yaml(config.model_copy(update={"data": data}), folder.site_file)
     found = read_images(load_site_config(folder.site_file), RUN)
     assert found.images is None and found.findings[0].level == "fail"
+
+
+def test_tasks_of_a_pretraining_are_counted_by_images(tmp_path: Path) -> None:
+    folder = lay_out_tasks(tmp_path / "tasks")
+    run = load_yaml(folder / "run.yaml", RunConfig)
+    found = read_images(load_site_config(folder / "sites/1.yaml"), run)
+    assert found.images is not None
+    said = {finding.text for finding in check_counts(found.images, run.ontology, 1)}
+    assert "task 'chest/ordinal', images: train 16, val 4, test 4" in said
+    absent = "train 0, val 0, test 0; nothing is sent for its head"
+    assert f"task 'skin/multilabel', images: {absent}" in said

@@ -19,6 +19,7 @@ LONG_FUNCTIONS: dict[str, str] = {
 """Functions over a limit: path::name to reason."""
 MANY_ARGUMENTS: dict[str, str] = {
     "mfm_core/private_training.py::train_privately": "the arguments of train, and three more",
+    "mfm_core/pretraining.py::pretrain": "the arguments of train, and the tasks",
     "mfm_core/training.py::train": "what differs from call to call stays visible as keywords",
     "strategies/strategy.py::start": "overrides Flower's method; the signature is Flower's",
     "simulation/flops.py::_convolution_backward": "called by torch with torch's own arguments",

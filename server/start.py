@@ -1,0 +1,38 @@
+"""The weights a run begins with: new ones, or a released model's with a new head.
+
+What crosses a hospital's boundary: nothing here; every round sends the weights in any case.
+"""
+
+from __future__ import annotations
+
+from mfm_core.checkpoint import flat_weights
+from mfm_core.errors import ConfigError
+from mfm_core.model_start import read_released, start_from
+from mfm_core.public_pictures import Pixels
+from server.config import ConsortiumConfig
+from server.phases import first_state, new_model
+from strategies import aggregation
+from strategies.config import RunConfig
+from strategies.strategy import RunState
+
+
+def starting_state(
+    run: RunConfig, consortium: ConsortiumConfig, pictures: Pixels | None = None
+) -> RunState:
+    """Return the state before the first phase; `pictures` are the public ones of the run.
+
+    Raises:
+        ConfigError: the run agreed on released weights and no file is named, or the reverse.
+        CheckpointError: the file is another one, damaged, or of another architecture.
+    """
+    if (run.pretrained is None) != (consortium.pretrained is None):
+        agreed = "on no released weights" if run.pretrained is None else f"on {run.pretrained}"
+        named = consortium.pretrained or "none"
+        reason = f"pretrained: the run agreed {agreed}, the file named here is {named}; set both"
+        raise ConfigError("consortium", [reason])
+    if run.pretrained is None or consortium.pretrained is None:
+        return first_state(run, pictures)
+    model = new_model(run)
+    start_from(model, read_released(consortium.pretrained, run.pretrained))
+    weights = flat_weights(model)
+    return RunState(0, weights, aggregation.init(run.aggregation, len(weights)))

@@ -1,0 +1,101 @@
+"""The commands `pretrain` and `transfer` of `mfm-simulate`.
+
+What crosses a hospital's boundary: of `pretrain`, what the federation sends; of `transfer` nothing,
+one researcher holds all the images.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+StudyFile = Annotated[Path, typer.Argument(help="Study file (YAML).", show_default=False)]
+DataFolder = Annotated[
+    Path, typer.Option("--data", help="Folder that the study's paths are relative to.")
+]
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder of run folders.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key; repeatable."),
+]
+
+
+def pairs_of(settings: list[str] | None) -> dict[str, str]:
+    """Return dotted keys and values of --set.
+
+    Raises:
+        typer.BadParameter: an entry has no '='.
+    """
+    pairs = [text.partition("=") for text in settings or []]
+    wrong = [key for key, equals, _ in pairs if not equals or not key]
+    if wrong:
+        raise typer.BadParameter(f"--set {wrong[0]}: expected KEY=VALUE")
+    return {key.strip(): value for key, _, value in pairs}
+
+
+def transfer(
+    study: StudyFile,
+    data: DataFolder = Path("."),
+    out: OutFolder = Path("runs"),
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Pre-train on all kinds of images but one; adapt to it with few labels; or from scratch."""
+    from simulation.progress import choose_display
+    from simulation.transfer import load_transfer, run_transfer
+
+    config = load_transfer(study, pairs_of(settings))
+    with choose_display(quiet=as_json) as display:
+        folder = run_transfer(config, data, out, display)
+    if as_json:
+        print(json.dumps(json.loads((folder / "rows.json").read_text(encoding="utf-8")), indent=1))
+        return
+    print((folder / "table.md").read_text(encoding="utf-8"))
+    print(f"Rows: {folder / 'rows.json'}. Research software, not a medical device.")
+
+
+def pretrain(
+    study: StudyFile,
+    data: DataFolder = Path("."),
+    out: OutFolder = Path("runs"),
+    check: Annotated[
+        bool, typer.Option("--check", help="Read every table and picture; train nothing.")
+    ] = False,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Pre-train on data sets in the MIMeta layout, in one place or over hospitals."""
+    import sys
+    import tempfile
+
+    from mfm_core.config import DataConfig
+    from mfm_core.dataset import open_images
+    from simulation.pretraining import (
+        describe_tasks,
+        lines_of,
+        load_pretraining,
+        prepare,
+        run_pretraining,
+    )
+    from simulation.progress import choose_display
+
+    prepared = prepare(load_pretraining(study, pairs_of(settings)), data)
+    for warning in prepared.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    run, sets = prepared.run, prepared.sets
+    if check:
+        config = DataConfig(root=prepared.root, mimeta=tuple(found.info.id for found in sets))
+        with tempfile.TemporaryDirectory(prefix="mfm-check-") as cache:
+            open_images(config, run.ontology, run.image, Path(cache))
+        print("\n".join([*describe_tasks(run.ontology, sets), f"{study}: ready to run"]))
+        return
+    with choose_display(quiet=as_json) as display:
+        folder = run_pretraining(prepared, out, display)
+    if as_json:
+        print((folder / "server.json").read_text(encoding="utf-8"))
+        return
+    print("\n".join(lines_of(folder)))
