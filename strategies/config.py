@@ -136,7 +136,9 @@ def task_problems(run: RunConfig) -> list[str]:
     if not run.ontology.tasks:
         return []
     refused = {
-        "privacy.training must be none: its steps know one question": run.privacy.private,
+        "privacy.training must be none: its steps know one question": (
+            run.privacy.training != "none"
+        ),
         "aggregation.combine must be mean, without norm_bound: a task's head is the mean over the "
         "sites that have the task": run.aggregation.inspects,
         "secure_sum.updates must be exact: rounding moves heads of other tasks": (
