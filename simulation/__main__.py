@@ -354,10 +354,8 @@ def leaks(
     print_json(found) if as_json else print("\n".join(lines_of(found)))
 
 
-app.command()(privacy)
-app.command()(federations)
-app.command()(pretrain)
-app.command()(transfer)
+for command in (privacy, federations, pretrain, transfer):
+    app.command()(command)
 
 
 class Interrupted(BaseException):
