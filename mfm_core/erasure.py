@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from mfm_core.atlas import Atlas
+from mfm_core.axis_shrinkage import shrunk_span
 from mfm_core.errors import ConfigError, DataError
 from mfm_core.head import Head
 from mfm_core.sums import Array
@@ -91,6 +92,7 @@ def eraser(
     attribute: str,
     *,
     conditional: bool = True,
+    shrunk: bool = False,
     sigma: float = np.inf,
     shrinkage: float | None = None,
 ) -> Eraser:
@@ -100,6 +102,7 @@ def eraser(
         atlas: pooled means and covariance.
         attribute: name in the ontology, with any number of values.
         conditional: False takes the classes together (for comparison).
+        shrunk: as in `value_span`.
         sigma: >= 0; what is finite erases softly: on discriminants it does what a variance of
             sigma^2 along the axis would (`random_alpha`). 0 erases nothing.
         shrinkage: in [0, 1], of the covariance towards the identity at the mean variance; None
@@ -109,7 +112,7 @@ def eraser(
         ConfigError: no such attribute. DataError: no class (or, marginally, not the whole) has
             patients with two of its values.
     """
-    span = value_span(atlas, attribute, conditional=conditional)
+    span = value_span(atlas, attribute, conditional=conditional, shrunk=shrunk)
     share = SHRINKAGE * scarcity(atlas) if shrinkage is None else shrinkage
     factor = cho_factor(shrunk_covariance(atlas, share))
     filters = cho_solve(factor, span.T).T
@@ -153,14 +156,28 @@ def value_effects(atlas: Atlas, attribute: str, *, conditional: bool = True) -> 
     return effects
 
 
-def value_span(atlas: Atlas, attribute: str, *, conditional: bool = True) -> Array:
+def value_span(
+    atlas: Atlas, attribute: str, *, conditional: bool = True, shrunk: bool = False
+) -> Array:
     """Return `[r, L]`, orthonormal combinations of the values' effects, r <= V - 1.
 
     The shift sqrt(2) sum_r a_r span_r with independent a_r ~ N(0, sigma^2) favours no value; for
-    two values it is a step of N(0, sigma^2) along their difference. Arguments and errors as in
-    `eraser`.
+    two values it is a step of N(0, sigma^2) along their difference. Errors as in `eraser`.
+
+    Args:
+        atlas: pooled.
+        attribute: name in the ontology.
+        conditional: False takes the classes together.
+        shrunk: within classes, the empirical Bayes estimate of `axis_shrinkage` instead of least
+            squares: for couplings that few patients stand against.
     """
-    return _additive_model(atlas, attribute, conditional)[1]
+    directions, span = _additive_model(atlas, attribute, conditional)
+    if not (shrunk and conditional):
+        return span
+    covariance = shrunk_covariance(atlas, SHRINKAGE * scarcity(atlas))
+    return shrunk_span(
+        _cells(atlas, attribute), atlas.attribute_means[attribute], directions, covariance
+    )
 
 
 def why_not_comparable(atlas: Atlas, attribute: str, *, conditional: bool = True) -> str:

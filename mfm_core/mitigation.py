@@ -7,7 +7,9 @@ Model, atlas and explanations stay valid, because only the head changes.
 | erm | trains the head again, nothing removed: the comparison | rounds at the sites |
 | random_alpha_marginal | random steps along the marginal axis (the paper's) | rounds |
 | random_alpha | the same along the class-conditional axis | rounds |
+| random_alpha_shrunk | the same along that axis as few patients tell it | rounds |
 | leace | class-conditional LEACE folded into the current head | atlas, head |
+| leace_shrunk | the same along the axis as few patients tell it | atlas, head |
 | lda | discriminants of balanced, erased cell means | atlas |
 | ccvr | a head trained on virtual latents, equally many per cell | atlas |
 | reweighting | trains with weights that make class and attribute independent | rounds |
@@ -28,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 import numpy as np
 
@@ -51,11 +53,13 @@ from mfm_core.sums import Sum
 from mfm_core.sums_head import ccvr_head, lda_head
 
 __all__ = [
+    "ERASING",
     "METHODS",
     "TRAINED",
     "HeadData",
     "MethodName",
     "Recipe",
+    "axis_of",
     "empty_head_round_sum",
     "finish_round",
     "head_round",
@@ -64,16 +68,51 @@ __all__ = [
 ]
 
 MethodName = Literal[
-    "erm", "random_alpha_marginal", "random_alpha", "leace", "lda", "ccvr", "reweighting"
+    "erm",
+    "random_alpha_marginal",
+    "random_alpha",
+    "random_alpha_shrunk",
+    "leace",
+    "leace_shrunk",
+    "lda",
+    "ccvr",
+    "reweighting",
 ]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 """All methods, in the order of tables."""
 
-TRAINED: tuple[MethodName, ...] = ("erm", "random_alpha_marginal", "random_alpha", "reweighting")
+TRAINED: tuple[MethodName, ...] = (
+    "erm",
+    "random_alpha_marginal",
+    "random_alpha",
+    "random_alpha_shrunk",
+    "reweighting",
+)
 """Methods that need `head_round` at the sites; the others are finished by `start_heads`."""
 
+RANDOM_ALPHA: tuple[MethodName, ...] = (
+    "random_alpha_marginal",
+    "random_alpha",
+    "random_alpha_shrunk",
+)
 
-RANDOM_ALPHA: tuple[MethodName, ...] = ("random_alpha_marginal", "random_alpha")
+ERASING: tuple[MethodName, ...] = ("leace", "leace_shrunk")
+"""Methods whose head sees erased latents."""
+
+
+class Axis(TypedDict):
+    """Which axis a method takes, as arguments of `eraser` and `axis_shifts`."""
+
+    conditional: bool
+    shrunk: bool
+
+
+def axis_of(method: MethodName) -> Axis:
+    """Return which axis of the attribute a method works along."""
+    return {
+        "conditional": method != "random_alpha_marginal",
+        "shrunk": method in ("random_alpha_shrunk", "leace_shrunk"),
+    }
 
 
 @dataclass(frozen=True)
@@ -110,8 +149,8 @@ def start_heads(
     _refuse_unknown(chosen)
     heads: dict[MethodName, Head] = {}
     for name in chosen:
-        if name == "leace":
-            heads[name] = eraser(atlas, recipe.attribute).fold(head)
+        if name in ERASING:
+            heads[name] = eraser(atlas, recipe.attribute, **axis_of(name)).fold(head)
         elif name == "lda":
             heads[name] = lda_head(atlas, recipe.attribute, head)
         elif name == "ccvr":
@@ -120,8 +159,7 @@ def start_heads(
             _course(name, atlas, recipe)  # refuses now what a site would refuse later
             heads[name] = head
             if name in RANDOM_ALPHA:
-                conditional = name == "random_alpha"
-                soft = eraser(atlas, recipe.attribute, conditional=conditional, sigma=recipe.sigma)
+                soft = eraser(atlas, recipe.attribute, sigma=recipe.sigma, **axis_of(name))
                 heads[name] = soft.fold(head)
     return heads
 
@@ -202,8 +240,7 @@ def _course(method: MethodName, atlas: Atlas, recipe: Recipe) -> Course:
         raise ConfigError("mitigation", [f"{method!r} has no rounds; those that have: {trained}"])
     shifts = no_shifts(atlas.latent_size)
     if method in RANDOM_ALPHA:
-        conditional = method == "random_alpha"
-        shifts = axis_shifts(atlas, recipe.attribute, recipe.sigma, conditional=conditional)
+        shifts = axis_shifts(atlas, recipe.attribute, recipe.sigma, **axis_of(method))
     elif method == "reweighting":
         group_weights(atlas, recipe.attribute)
     return course_of(atlas, shifts, recipe.penalty)

@@ -30,7 +30,9 @@ HERMITE_POINTS = 15
 SOBOL_POINTS = 128
 
 
-def axis_shifts(atlas: Atlas, attribute: str, sigma: float, *, conditional: bool = True) -> Shifts:
+def axis_shifts(
+    atlas: Atlas, attribute: str, sigma: float, *, conditional: bool = True, shrunk: bool = False
+) -> Shifts:
     """Return the random shifts along an attribute.
 
     Args:
@@ -39,6 +41,7 @@ def axis_shifts(atlas: Atlas, attribute: str, sigma: float, *, conditional: bool
             none favoured.
         sigma: >= 0, standard deviation of alpha in lengths of the axis.
         conditional: False is the paper's marginal axis.
+        shrunk: as in `erasure.value_span`.
 
     Raises:
         ConfigError: no such attribute, or sigma is negative or not finite.
@@ -46,7 +49,7 @@ def axis_shifts(atlas: Atlas, attribute: str, sigma: float, *, conditional: bool
     """
     if not (np.isfinite(sigma) and sigma >= 0):
         raise ConfigError("mitigation", [f"sigma is {sigma}; expected a number of at least 0"])
-    span = value_span(atlas, attribute, conditional=conditional)
+    span = value_span(atlas, attribute, conditional=conditional, shrunk=shrunk)
     points, weights = normal_points(len(span))
     return Shifts(np.sqrt(2.0) * sigma * points @ span, weights)
 

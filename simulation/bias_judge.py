@@ -28,10 +28,12 @@ from mfm_core.errors import CheckpointError, ConfigError
 from mfm_core.head import Head
 from mfm_core.inference import infer
 from mfm_core.mitigation import (
+    ERASING,
     TRAINED,
     HeadData,
     MethodName,
     Recipe,
+    axis_of,
     finish_round,
     head_round,
     head_round_sum,
@@ -227,7 +229,7 @@ def judge_head(method: str, head: Head, case: Case, known: dict[str, Figures]) -
     """Return all figures of a head and of the probes on what it sees and says.
 
     Args:
-        method: name; leace sees erased latents, the others the latents themselves.
+        method: name; those that erase see erased latents, the others the latents themselves.
         head: to judge.
         case: the cell.
         known: probes on latents that were computed already; is added to.
@@ -235,7 +237,7 @@ def judge_head(method: str, head: Head, case: Case, known: dict[str, Figures]) -
     sides = case.sides
     trained, held_out = head.logits(sides.trained.mu), head.logits(sides.held_out.mu)
     figures = head_figures(trained, held_out, sides)
-    seen = "erased latents" if method == "leace" else "latents"
+    seen = method if method in ERASING else "latents"
     if seen not in known:
         inputs = [_seen_by(method, case, mu) for mu in (case.fitted.mu, sides.held_out.mu)]
         known[seen] = probe_figures(inputs[0], inputs[1], case, SEEN_PROBES)
@@ -247,8 +249,9 @@ def judge_head(method: str, head: Head, case: Case, known: dict[str, Figures]) -
 
 def _seen_by(method: str, case: Case, mu: np.ndarray) -> Floats:
     """Return `[N, L] float64`, the latents that a method's head is given."""
-    if method == "leace":
-        mu = eraser(case.atlas, case.recipe.attribute).apply(mu)
+    for name in ERASING:
+        if method == name:
+            mu = eraser(case.atlas, case.recipe.attribute, **axis_of(name)).apply(mu)
     return np.asarray(mu, dtype=np.float64)
 
 

@@ -40,10 +40,12 @@ LOOKS = {
     "erm": ("#000000", "o"),
     "random_alpha_marginal": ("#D55E00", "v"),
     "random_alpha": ("#0072B2", "^"),
+    "random_alpha_shrunk": ("#0072B2", "<"),
     "leace": ("#009E73", "s"),
+    "leace_shrunk": ("#009E73", "X"),
     "reweighting": ("#CC79A7", "D"),
     "lda": ("#E69F00", "P"),
-    "ccvr": ("#56B4E9", "X"),
+    "ccvr": ("#56B4E9", "p"),
 }
 """Colour and marker of each head (Okabe and Ito, and grey)."""
 
@@ -52,7 +54,9 @@ LABELS = {
     "erm": "ERM",
     "random_alpha_marginal": "paper (random alpha, marginal axis)",
     "random_alpha": "random alpha, class-conditional axis",
+    "random_alpha_shrunk": "random alpha, shrunk class-conditional axis",
     "leace": "class-conditional LEACE",
+    "leace_shrunk": "class-conditional LEACE, shrunk axis",
     "reweighting": "reweighting",
     "lda": "LDA from sums",
     "ccvr": "virtual features (CCVR)",

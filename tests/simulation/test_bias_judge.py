@@ -109,7 +109,7 @@ def test_erm_leans_on_the_view_and_the_class_conditional_methods_do_not() -> Non
     assert found["erm"]["seen.linear.across"][0] > 0.9
     assert found["leace"]["seen.linear.across"][0] == pytest.approx(0.5, abs=0.1)
     assert found["erm"]["said.linear.across"][0] > found["leace"]["said.linear.across"][0] + 0.1
-    assert set(known) == {"latents", "erased latents"}  # probed once, for all heads that see them
+    assert set(known) == {"latents", "leace", "leace_shrunk"}  # once for all heads that see them
 
 
 def test_probes_have_replicates_and_both_ways_of_fitting() -> None:
