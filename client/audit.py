@@ -195,7 +195,9 @@ def open_audit(request: Request) -> Opened:
             f"{atlas_file}: its classes or attributes are not those of {model_file}; "
             "use model and atlas of the same run"
         )
-    images = open_images(config.data, atlas.ontology, model.image_config, folder / CACHE)
+    images = open_images(
+        config.data, atlas.ontology, model.image_config, folder / CACHE, to_train=False
+    )
     test = images.select("test")
     test = test[images.labels[test] >= 0]
     if not len(test):

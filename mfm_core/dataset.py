@@ -66,7 +66,12 @@ class ImageSet:
 
 
 def open_images(
-    data: DataConfig, ontology: OntologyConfig, image: ImageConfig, cache_folder: Path
+    data: DataConfig,
+    ontology: OntologyConfig,
+    image: ImageConfig,
+    cache_folder: Path,
+    *,
+    to_train: bool = True,
 ) -> ImageSet:
     """Return a site's images, in the order of the manifest (or sorted paths).
 
@@ -75,6 +80,8 @@ def open_images(
         ontology: the consortium's classes and attributes.
         image: side, channels and fit.
         cache_folder: where decoded pixels are kept between calls; made when absent.
+        to_train: False serves what only reads a finished model: one class is enough, and no image
+            has to be in train.
 
     Raises:
         DataError: every problem of rows, files, labels, attributes, patients and splits at once,
@@ -89,7 +96,7 @@ def open_images(
     pixels, failures = open_pixels(entries, image, data.frame, cache_folder)
     for index, reason in failures:
         findings.add(entries[index].place, reason)
-    problems = findings.lines() or whole_problems(entries, ontology)
+    problems = findings.lines() or whole_problems(entries, ontology, to_train=to_train)
     if problems:
         raise DataError(str(data.manifest or data.root), problems)
     labels = np.array([entry.label for entry in entries], dtype=np.int64)
@@ -103,13 +110,20 @@ def open_images(
     )
 
 
-def whole_problems(entries: Sequence[Entry], ontology: OntologyConfig) -> list[str]:
-    """Return what is wrong with the set although each row is right."""
+def whole_problems(
+    entries: Sequence[Entry], ontology: OntologyConfig, *, to_train: bool = True
+) -> list[str]:
+    """Return what is wrong with the set although each row is right; `to_train` as above."""
     if not entries:
         return ["no image is left; check where, label_mapping and the folder"]
     present = sorted({entry.label for entry in entries} - {-1})
     if not present:
-        return ["no image has a label; images of at least two classes are needed"]
+        needed = (
+            "images of at least two classes are needed" if to_train else "check the label column"
+        )
+        return [f"no image has a label; {needed}"]
+    if not to_train:
+        return []
     if len(present) == 1:
         only = ontology.classes[present[0]]
         return [f"only class {only!r} is present; images of at least two classes are needed"]

@@ -69,6 +69,8 @@ SEEN_PROBES: tuple[tuple[ProbeKind, str], ...] = (
 SAID_PROBES: tuple[tuple[ProbeKind, str], ...] = (("linear", "across"), ("mlp", "across"))
 """Probes of what a head says: its logits."""
 
+Probes = Sequence[tuple[ProbeKind, str]]
+
 
 def evidence_key(folder: Path, config: GridConfig) -> str:
     """Return what a cell's evidence rests on: model, atlas, images and settings, as one hash."""
@@ -81,7 +83,8 @@ def evidence_key(folder: Path, config: GridConfig) -> str:
             digest.update(np.ascontiguousarray(array).tobytes())
         digest.update(np.ascontiguousarray(images.images).tobytes())
     settings = (config.attribute, config.sigma, config.head_rounds, config.head_steps)
-    digest.update(json.dumps([VERSION, *settings, config.replicates]).encode())
+    told = [VERSION, *settings, config.replicates, *sorted(config.probes)]
+    digest.update(json.dumps(told).encode())
     return digest.hexdigest()
 
 
@@ -141,6 +144,7 @@ class Case:
         sites: training images of each hospital that took part.
         fitted: the same images in one place, labelled and of known value: what probes learn on.
         sides: what is compared.
+        probes: kinds that are fitted.
     """
 
     atlas: Atlas
@@ -149,6 +153,7 @@ class Case:
     sites: tuple[HeadData, ...]
     fitted: Films
     sides: Sides
+    probes: tuple[ProbeKind, ...] = ("linear", "mlp")
 
 
 def read_case(folder: Path, config: GridConfig) -> Case:
@@ -198,7 +203,7 @@ def read_case(folder: Path, config: GridConfig) -> Case:
     sides = Sides(films["test"], films[HELD_OUT], shares, (weights[0], weights[1]), names)
     head = Head(model.head.weight.detach().numpy(), model.head.bias.detach().numpy())
     recipe = Recipe(config.attribute, config.sigma)
-    return Case(atlas, head, recipe, tuple(sites), films["train"], sides)
+    return Case(atlas, head, recipe, tuple(sites), films["train"], sides, config.probes)
 
 
 def fit_heads(
@@ -260,9 +265,7 @@ def _relative(logits: Floats) -> Floats:
     return logits[:, 1:] - logits[:, :1]
 
 
-def probe_figures(
-    fitted: Floats, held_out: Floats, case: Case, probes: Sequence[tuple[ProbeKind, str]]
-) -> Figures:
+def probe_figures(fitted: Floats, held_out: Floats, case: Case, probes: Probes) -> Figures:
     """Return AUC within classes of probes of the attribute at the held-out hospital.
 
     Args:
@@ -270,7 +273,7 @@ def probe_figures(
         held_out: `[M, F]` inputs, rows of `case.sides.held_out`.
         case: the cell.
         probes: kind, and "across" (fitted at the training hospitals) or "inside" (fitted and read
-            at the held-out hospital by patient folds).
+            at the held-out hospital by patient folds); kinds that the case leaves out are skipped.
 
     Returns:
         Figures by "<kind>.<way>".
@@ -279,7 +282,7 @@ def probe_figures(
     home, there = _seen(fitted, case.fitted), _seen(held_out, films)
     penalty = choose_penalty(home)
     figures: Figures = {}
-    for kind, way in probes:
+    for kind, way in (probe for probe in probes if probe[0] in case.probes):
         if way == "across":
             scores = across_scores(kind, home, there, penalty)
         else:

@@ -5,7 +5,10 @@ holds what another training and, where seeds draw patients, other patients would
 bootstrap one redraws the test patients and averages over seeds, a patient who is tested under
 several seeds with the same weight: it holds the choice of test patients alone. A goal
 is met when the distance from its centre, averaged over seeds, lies within its limit; signed
-means stand beside it, and the intervals are of those.
+means stand beside it, and the intervals are of those. A distance is never 0 with few test patients:
+"chance" is what it would be on average if nothing were there, the mean distance of the bootstrap
+replicates from their own figure. "beyond phi 0" is a gap less that of the same seed and method
+without a coupling, where findings may be harder to see in one value than in the other.
 Files: table.md, table.json and as_trained_reversed.png.
 What crosses a hospital's boundary: nothing.
 """
@@ -110,6 +113,7 @@ class Spread:
 
     Attributes:
         values: each seed's own, in the order of the cells.
+        chance: mean distance of the replicates from their seed's own value.
     """
 
     mean: float
@@ -119,6 +123,7 @@ class Spread:
     low: float | None
     high: float | None
     values: tuple[float, ...] = ()
+    chance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,10 @@ def spread_of(rows: Sequence[Floats]) -> Spread | None:
     drawn = drawn[np.isfinite(drawn)]
     if len(drawn) > (len(known[0]) - 1) / 2:
         low, high = (float(level) for level in np.percentile(drawn, (2.5, 97.5)))
-    return Spread(mean, count, t_low, t_high, low, high, tuple(map(float, values)))
+    apart = np.concatenate([np.abs(row[1:] - row[0]) for row in known])
+    apart = apart[np.isfinite(apart)]
+    chance = float(apart.mean()) if len(apart) else None
+    return Spread(mean, count, t_low, t_high, low, high, tuple(map(float, values)), chance)
 
 
 def with_costs(evidence: Evidence) -> dict[str, Figures]:
@@ -180,12 +188,32 @@ def with_costs(evidence: Evidence) -> dict[str, Figures]:
     return complete
 
 
+def beyond_uncoupled(
+    figures: dict[str, Figures], own: Evidence, evidence: Sequence[Evidence]
+) -> dict[str, Figures]:
+    """Return figures with "gap_beyond": the gap less that of the same seed and method at phi 0.
+
+    Cells without a coupling, and those whose phi 0 was not run, stay as they are.
+    """
+    setting = (own.group, 0.0, own.seed)
+    starts = [one for one in evidence if (one.group, one.phi, one.seed) == setting]
+    if not own.phi or not starts:
+        return figures
+    plain = starts[0].figures
+    return {
+        method: {**found, "gap_beyond": found["gap"] - plain[method]["gap"]}
+        if "gap" in found and "gap" in plain.get(method, {})
+        else found
+        for method, found in figures.items()
+    }
+
+
 def summarise(evidence: Sequence[Evidence], methods: Sequence[str]) -> tuple[Row, ...]:
     """Return one row per setting and method, in the order of the cells."""
     rows: list[Row] = []
     for group, phi in dict.fromkeys((one.group, one.phi) for one in evidence):
         mine = [one for one in evidence if (one.group, one.phi) == (group, phi)]
-        figures = [with_costs(one) for one in mine]
+        figures = [beyond_uncoupled(with_costs(one), one, evidence) for one in mine]
         for method in methods:
             names = dict.fromkeys(name for each in figures for name in each[method])
             spreads = {n: spread_of([each[method][n] for each in figures]) for n in names}
@@ -205,6 +233,7 @@ _COLUMNS = (
     ("difference", "difference", True),
     ("at one hospital", "matched_difference", True),
     ("gap", "gap", True),
+    ("gap beyond phi 0", "gap_beyond", True),
     ("linear probe", "seen.linear.across", True),
     ("refitted", "seen.linear.inside", False),
     ("MLP probe", "seen.mlp.across", False),
@@ -222,6 +251,7 @@ def _text(spread: Spread | None, figure: str, with_intervals: bool) -> str:
     text = f"{spread.mean:.3f}"
     for goal in (goal for goal in GOALS if goal.figure == figure):
         text += f" \\|{goal.distance(spread.values):.3f}\\|"
+        text += "" if spread.chance is None else f" [{spread.chance:.3f}]"
     if not with_intervals:
         return text
     if spread.t_low is not None and spread.t_high is not None:
@@ -250,7 +280,9 @@ def _reading(config: GridConfig) -> str:
     goals = "; ".join(f"{goal.name} within {goal.limit} of {goal.centre:g}" for goal in GOALS)
     return (
         "Means over seeds; \\|d\\| beside a figure is its mean distance from the goal's centre, "
-        "which the goal judges, because signed differences of several seeds cancel; ± is half of "
+        "which the goal judges, because signed differences of several seeds cancel; in square "
+        "brackets what that distance would be by chance alone, with these test patients and "
+        "nothing there; ± is half of "
         "the 95 % t interval over seeds, brackets are the 95 % "
         f"bootstrap interval by patient ({config.replicates} replicates). Probes read the "
         f"{config.attribute} at the held-out hospital within classes, fitted at the training "

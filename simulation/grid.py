@@ -20,6 +20,7 @@ from mfm_core.config import Part, problems_of, read_yaml
 from mfm_core.errors import ConfigError
 from mfm_core.mitigation import METHODS, MethodName
 from simulation.config import NAME, StudyConfig, override, read_study
+from simulation.probes import ProbeKind
 
 CELL_NAME = r"^[a-z0-9][a-z0-9_]{0,19}$"
 SET_BY_GRID = "run.name"
@@ -40,6 +41,9 @@ class GridConfig(Part):
     )
     attribute: str = Field(description="Attribute whose influence is removed; it has two values.")
     sigma: float = Field(2.0, ge=0, le=100, description="random_alpha: standard deviation.")
+    probes: tuple[ProbeKind, ...] = Field(
+        ("linear", "mlp"), min_length=1, description="Probes of the attribute; mlp takes longest."
+    )
     head_rounds: int = Field(5, ge=1, le=1000, description="Rounds of head training.")
     head_steps: int = Field(50, ge=1, description="Full-batch steps of a hospital and round.")
     replicates: int = Field(

@@ -262,6 +262,26 @@ def test_one_sided_values_have_a_reason(consortium_folder, tmp_path, capsys):
     assert "a gap needs two" in capsys.readouterr().out
 
 
+def test_a_site_of_one_class_gets_what_one_class_can_tell(consortium_folder, tmp_path, capsys):
+    """Figures that need a second class are missing, each with its reason; the rest stands."""
+    changed_manifest(consortium_folder, "all-left", lambda row: row)
+    manifest = consortium_folder / "images" / "north" / "all-left.csv"
+    lines = manifest.read_text(encoding="utf-8").splitlines()
+    place = lines[0].split(",").index("label")
+    kept = [line for line in lines[1:] if line.split(",")[place] == "left"]
+    manifest.write_text("\n".join([lines[0], *kept]), encoding="utf-8")
+    assert call(audit(consortium_folder, "--out", str(tmp_path), site="all-left")) == 0
+    assert "a comparison needs a second one" in capsys.readouterr().out
+    content = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
+    rows = content["subgroups"]["rows"]["final"]
+    values = [row for row in rows if row["kind"] == "value" and row["class"] == "left"]
+    assert values and all(row["sensitivity"]["value"] is not None for row in values)
+    assert all(row["auc"]["value"] is None and row["reason"] for row in values)
+    explained = {row["class"]: row["n"] for row in content["explanations"]}
+    assert explained["left"] == explained["right"] > 0  # its own has to fade, the other to appear
+    assert content["bias"]["flips"] and content["bias"]["ranking"]
+
+
 def test_a_folder_that_cannot_be_made_is_code_3(consortium_folder, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     options = ("--subgroups", "--out", str(tmp_path / "file" / "out"))

@@ -157,6 +157,16 @@ def test_sets_that_cannot_train(tmp_path: Path, settings: Any, expected: str) ->
     assert expected in problems(tmp_path, make_site(tmp_path, **settings))[0]
 
 
+def test_one_class_without_training_images_can_be_read_by_a_finished_model(tmp_path: Path) -> None:
+    data = make_site(tmp_path, label_mapping={"dark": None})
+    images = open_images(data, ONTOLOGY, IMAGE, tmp_path / "cache", to_train=False)
+    assert set(images.labels.tolist()) == {ONTOLOGY.classes.index("bright")}
+    text = data.manifest.read_text()  # type: ignore[union-attr]  # written above
+    data.manifest.write_text(text.replace("dark", "").replace("bright", ""))  # type: ignore[union-attr]
+    with pytest.raises(DataError, match="no image has a label; check the label column"):
+        open_images(data, ONTOLOGY, IMAGE, tmp_path / "cache", to_train=False)
+
+
 def test_no_labels_or_no_train_rows(tmp_path: Path) -> None:
     data = make_site(tmp_path)
     assert data.manifest is not None

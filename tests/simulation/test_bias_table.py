@@ -63,6 +63,24 @@ def test_a_spread_has_students_interval_over_seeds_and_the_bootstraps() -> None:
     assert spread.high - spread.low == pytest.approx(2 * 1.96 * 0.02 / np.sqrt(3), rel=0.2)
 
 
+def test_chance_is_the_distance_that_few_test_patients_give_by_themselves() -> None:
+    """The mean of |N(0, 0.02)| is 0.016, wherever the figure lies."""
+    spread = spread_of([row(value, 0.02, seed) for seed, value in enumerate((0.7, 0.8, 0.9))])
+    assert spread is not None and spread.chance == pytest.approx(0.016, abs=0.002)
+    assert spread_of([np.array([0.7])]).chance is None  # type: ignore[union-attr]  # one value
+
+
+def test_a_gap_is_held_against_that_without_a_coupling() -> None:
+    """Of the same seed and method; without a phi 0 cell there is nothing to hold it against."""
+    plain = evidence(0, 0.0)
+    plain.figures["erm"]["gap"] = row(0.04)  # type: ignore[index]  # built as a dict
+    rows = summarise([plain, evidence(0, 0.9), evidence(1, 0.6)], ("erm", "leace"))
+    found = {(each.phi, each.method): each.figures for each in rows}
+    assert found[0.9, "erm"]["gap_beyond"].mean == pytest.approx(0.1 - 0.04)
+    assert found[0.9, "leace"]["gap_beyond"].mean == pytest.approx(0.0)
+    assert "gap_beyond" not in found[0.0, "erm"] and "gap_beyond" not in found[0.6, "erm"]
+
+
 def test_one_seed_has_no_interval_over_seeds_and_no_value_no_spread() -> None:
     alone = spread_of([row(0.7)])
     assert alone is not None and alone.t_low is None and alone.low is not None
