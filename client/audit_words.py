@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from client.audit import FINAL_HEAD, Audited
+from mfm_core.metric_table import OWN_METHOD
 
 AUC_GAP_GOAL = 0.02
 """Largest gap of the mean AUC between two values of an attribute (design section 10)."""
@@ -34,6 +35,11 @@ TITLES = {
     "subgroups": "Figures per attribute value, and gaps",
     "slices": "Groups nobody recorded",
 }
+
+HEAD_NOTE = (
+    "sanity head, class_shift: that map draws what separates groups of patients and reads the head "
+    "only for its step, so by construction another head hardly changes it; sanity labels checks it."
+)
 
 Row = Mapping[str, Any]
 
@@ -82,6 +88,8 @@ def _explanations(rows: Sequence[Row]) -> Iterator[Table | str]:
             table.add_row(name, _number(figure["value"]), _interval(figure), *_words(figure["n"]),
                           goal, verdict)  # fmt: skip
     yield table
+    if whole["sanity_head"].get(OWN_METHOD, {"n": 0})["n"]:
+        yield HEAD_NOTE
     if silent := sum(figure["n"] == 0 for _, figure in goals):
         yield f"{silent} metrics need outlines of the findings and were not scored."
     for row in classes:

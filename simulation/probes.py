@@ -72,8 +72,11 @@ def balancing_weights(values: Integers, labels: Integers) -> Floats:
 
 
 def choose_penalty(seen: Seen) -> float:
-    """Return the C of PENALTIES with the best out-of-fold AUC; the strongest where none can be."""
-    if not _usable(seen):
+    """Return the C of PENALTIES with the best out-of-fold AUC; the strongest where none can be.
+
+    Of one number per image every penalty gives the same order, so none is tried.
+    """
+    if not _usable(seen) or seen.x.shape[1] == 1:
         return PENALTIES[0]
     scores = [inside_scores("linear", seen, penalty) for penalty in PENALTIES]
     weights = balancing_weights(seen.values, seen.labels)

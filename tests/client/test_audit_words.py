@@ -53,6 +53,17 @@ def test_nothing_measured_prints_without_a_crash(capsys):
     assert "0 of 0 groups" in text and "no test image of it" in text
 
 
+def test_the_map_that_no_head_could_change_is_explained_where_it_was_scored(capsys):
+    """A missed goal of the class shift's map would else read as a fault of this model."""
+    total = empty_explanation_sum(ONTOLOGY)
+    words = "by construction another head hardly changes it"
+    rows = explanation_figures(total, ONTOLOGY)
+    assert words not in printed(capsys, explanations=rows)
+    total["sanity_head.class_shift"][-1, 90] = 12.0
+    text = printed(capsys, explanations=explanation_figures(total, ONTOLOGY))
+    assert words in text and "sanity labels checks it" in text
+
+
 @pytest.mark.parametrize(("bias", "verdict"), [(0.0, "met"), (1.5, "MISSED")])
 def test_a_gap_is_judged_against_its_goal(capsys, bias, verdict):
     rows = {"final": subgroup_rows(bias)}
