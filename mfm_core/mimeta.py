@@ -30,6 +30,7 @@ from mfm_core.mimeta_info import InfoTask, MimetaInfo, read_info
 from mfm_core.splits import SPLITS
 
 IMAGE_NAME = re.compile(r"images/(\d{6,})\.tiff")
+NUMBER = re.compile(r"-?\d+(?:\.0+)?")
 PATIENT, FILEPATH = "patient_id", "filepath"
 NOWHERE = -1
 """The split of a row that no split file names."""
@@ -297,7 +298,7 @@ def _label_disagreements(
         texts = annotations.get(f"tasks/{task}")
         if texts is None:
             continue
-        said = [tuple(int(n) for n in re.findall(r"-?\d+", text)) for text in texts]
+        said = [tuple(int(float(n)) for n in NUMBER.findall(text)) for text in texts]
         own = [tuple(row) for row in values.reshape(len(values), -1).tolist()]
         wrong = [row for row, (a, b) in enumerate(zip(said, own, strict=True)) if a != b]
         if wrong:

@@ -89,6 +89,16 @@ def test_patients_in_two_splits_and_unused_rows_are_warnings(tmp_path: Path) -> 
     assert "zebra" in warnings[2]
 
 
+def test_labels_that_a_table_program_wrote_as_1_0_are_the_same_labels(tmp_path: Path) -> None:
+    folder = write_set(tmp_path, kinds=("binary", "ordinal"))
+    head, lines = read_csv(folder)
+    column = head.index("tasks/ordinal")
+    for line in lines:
+        line[column] = f"{line[column]}.0"
+    write_csv(folder, head, lines)
+    assert len(read_mimeta(folder)) == 24
+
+
 def save(name: str, values: object) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         np.save(folder / "task_labels" / f"{name}.npy", np.asarray(values))
