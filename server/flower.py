@@ -15,12 +15,13 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mfm_core.errors import RunFailed
+from strategies.processes import ended_with_parent
 
 CONNECTION = "consortium"
 """Name of the SuperLink in the private config.toml."""
@@ -189,7 +190,15 @@ class Flower:
             RunFailed: it knows none, or nothing answers.
         """
         (row,) = self._call("list", CONNECTION, "--run-id", str(run_id))["runs"]
-        return FlowerRun(int(row["run-id"]), row["status"], row["status-details"], row["fab-hash"])
+        return _run_of(row)
+
+    def runs(self) -> tuple[FlowerRun, ...]:
+        """Return every run that Flower knows.
+
+        Raises:
+            RunFailed: nothing answers.
+        """
+        return tuple(_run_of(row) for row in self._call("list", CONNECTION)["runs"])
 
     def stop(self, run_id: int) -> None:
         """Stop a run.
@@ -200,7 +209,9 @@ class Flower:
         self._call("stop", str(run_id), CONNECTION)
 
     def _call(self, *words: str) -> dict[str, Any]:
-        command = [find_command("flwr"), *words, "--format", "json"]
+        command: Sequence[str] = [find_command("flwr"), *words, "--format", "json"]
+        if words[0] == "run":
+            command = ended_with_parent(command)  # nothing is handed over for a dead coordinator
         try:
             done = subprocess.run(
                 command,
@@ -216,6 +227,10 @@ class Flower:
         except subprocess.TimeoutExpired:
             raise RunFailed(f"flwr {words[0]}: no answer in {CALL_LIMIT_S:.0f} s") from None
         return _read_answer(words, done.stdout, done.stderr)
+
+
+def _run_of(row: Mapping[str, Any]) -> FlowerRun:
+    return FlowerRun(int(row["run-id"]), row["status"], row["status-details"], row["fab-hash"])
 
 
 def _read_answer(words: tuple[str, ...], out: str, error: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,6 +61,9 @@ class Engine(Protocol):
 
     def find_run(self, run_id: int) -> FlowerRun:
         """Return what Flower knows of a run."""
+
+    def runs(self) -> Sequence[FlowerRun]:
+        """Return every run that Flower knows."""
 
     def stop(self, run_id: int) -> None:
         """Stop a run."""
@@ -123,6 +126,8 @@ def prepare(
 def submit(prepared: Prepared, engine: Engine, *, resume: bool) -> int:
     """Hand a run to Flower, note it in submission.json and return Flower's run id.
 
+    That it is handed over is noted before, so that a run whose coordinator's command is killed in
+    between is one that nobody follows (`server.unwatched`), and found again by `find_lost`.
     progress.json is written anew first, so that nobody takes the end of an earlier start for the
     end of this one.
 
@@ -130,22 +135,51 @@ def submit(prepared: Prepared, engine: Engine, *, resume: bool) -> int:
         RunFailed: Flower did not take it.
     """
     _note(prepared, "submitted", "handed to Flower")
+    known = [str(number) for number in read_submission(prepared.folder).get("flower_runs", [])]
+    _write_submission(prepared, known, handing=True)
     settings: dict[str, str | bool] = {"server-config": str(prepared.settings), "resume": resume}
     try:
         run_id = engine.run(prepared.app, settings)
     except RunFailed as error:
         _note(prepared, "failed", str(error))
         raise
-    earlier = read_submission(prepared.folder)
+    _write_submission(prepared, [*known, str(run_id)], handing=False)
+    return run_id
+
+
+def find_lost(prepared: Prepared, engine: Engine) -> int | None:
+    """Return the start of a run that Flower took and nobody noted, and note it; None without one.
+
+    Raises:
+        RunFailed: Flower does not answer.
+    """
+    content = read_submission(prepared.folder)
+    if not content.get("handing"):
+        return None
+    known = [str(number) for number in content.get("flower_runs", [])]
+    lost = [
+        found.run_id
+        for found in engine.runs()
+        if found.bundle_hash == prepared.bundle_hash
+        and not found.finished
+        and str(found.run_id) not in known
+    ]
+    if not lost:
+        return None
+    _write_submission(prepared, [*known, str(lost[0])], handing=False)
+    return lost[0]
+
+
+def _write_submission(prepared: Prepared, runs: Sequence[str], *, handing: bool) -> None:
     content = {
         "run": prepared.folder.name,
         "run_hash": prepared.run_hash,
         "bundle_hash": prepared.bundle_hash,
-        "flower_runs": [*earlier.get("flower_runs", []), str(run_id)],
+        "flower_runs": list(runs),
+        "handing": handing,
         "submitted_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     write_json(prepared.folder / SUBMISSION, content)
-    return run_id
 
 
 def _note(prepared: Prepared, phase: str, text: str) -> None:

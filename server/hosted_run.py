@@ -18,7 +18,7 @@ from mfm_core.config import load_yaml
 from mfm_core.errors import ConfigError, RunFailed
 from server.flower import Flower
 from server.folder import Folder
-from server.follow import Follower, Prepared, last_flower_run, prepare
+from server.follow import Follower, Prepared, find_lost, last_flower_run, prepare
 from server.hosting import HostingConfig, consortium_of, load_hosted_run
 from server.register import read_sites
 from server.run_files import Ending, read_ending
@@ -73,7 +73,7 @@ def resume_run(host: Host, hosting: HostingConfig, name: str | None) -> None:
     _check_ready(host, place)
     agreed = load_yaml(place / RUN_FILE, RunConfig)
     prepared = _prepare(host, hosting, agreed, place, resume=True)
-    number = last_flower_run(place)
+    number = find_lost(prepared, host.flower) or last_flower_run(place)
     if number is not None and _is_under_way(host.flower, number):
         _watch(prepared, host, number)
     else:

@@ -47,6 +47,7 @@ POINTS: dict[str, tuple[str, str, str, Say]] = {
     "line": ("server.journal", "RunFolder.write", "after", _line),
     "replace": ("server.checkpoints", "save_arrays", "inside", _every),
     "kept": ("server.journal", "RunFolder.keep", "after", _every),
+    "handed": ("server.flower", "Flower.run", "after", lambda a, k: "handed"),
     "ask": ("client.worker", "Worker.ask", "before", _two),
     "compute": ("client.app", "do_work", "before", lambda a, k: f"{a[0]} {a[1].round}"),
     "backward": ("mfm_core.training", "_Lesson._terms", "after", _every),

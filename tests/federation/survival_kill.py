@@ -21,6 +21,7 @@ from tests.federation.striking import (
     HIT_LIMIT_S,
     Aftermath,
     Strike,
+    arm,
     armed_python,
     ledger_problems,
     strike,
@@ -80,15 +81,21 @@ def strike_all(consortium: Consortium, blows: Blows, strikes: Path) -> Iterable[
 
 
 def strike_unwatched_run(folder: Path) -> Iterable[Outcome]:
-    """Return the row of a ServerApp that dies after the `run` command was killed too."""
+    """Return the row of a ServerApp that dies after the `run` command was killed too.
+
+    The command dies between Flower's taking the run and its own note of that.
+    """
     wanted, blow = unbroken_hash(), server_app("and `run`, in train 1", "report", "train 1|asked")
+    handed = (Strike("`run`, once Flower has it", "handed", "", "server", "run"),)
     with (
         armed_python(folder) as strikes,
         Consortium(folder / "c", RUN, tiny_hospitals(folder), HOSTING) as consortium,
     ):
         consortium.start()
+        arm(handed, strikes)
         following = consortium.submit()
-        wait_until(lambda: bool(consortium.processes().get("serverapp")), HIT_LIMIT_S)
+        if not wait_until(lambda: (strikes / "hit-handed").is_file(), HIT_LIMIT_S):
+            raise AssertionError("Flower never took the run")
         following.kill()
         following.wait()
         after = strike(consortium, RUN.name, blow, strikes)

@@ -13,8 +13,9 @@ from mfm_core.errors import ConfigError, RunFailed
 from server import follow
 from server.config import ConsortiumConfig, load_consortium
 from server.flower import FlowerRun
-from server.follow import Follower, Prepared, last_flower_run, prepare
+from server.follow import Follower, Prepared, find_lost, last_flower_run, prepare
 from server.run_files import missing_sites, read_ending
+from server.unwatched import is_open
 from strategies.bundle import bundle_hash
 from tests.server.hospitals import RUN
 
@@ -31,6 +32,7 @@ class FakeEngine:
         self.submitted: list[bool] = []
         self.stopped: list[int] = []
         self.refuses = False
+        self.taken: tuple[FlowerRun, ...] = ()
 
     def run(self, app: Path, settings: Mapping[str, str | bool]) -> int:
         if self.refuses:
@@ -45,6 +47,9 @@ class FakeEngine:
         if word == "away":
             raise RunFailed("nothing answers")
         return FlowerRun(run_id, word, "its details", "")
+
+    def runs(self) -> tuple[FlowerRun, ...]:
+        return self.taken
 
     def stop(self, run_id: int) -> None:
         self.stopped.append(run_id)
@@ -223,6 +228,25 @@ def test_a_refused_submission_leaves_a_failed_run(prepared: Prepared) -> None:
         watcher.start(resume=False)
     ending = read_ending(prepared.folder)
     assert ending is not None and ending.status == "failed"
+
+
+def test_a_start_that_flower_took_and_nobody_noted_is_found_again(prepared: Prepared) -> None:
+    """The command was killed between Flower's answer and its own note."""
+    watcher, engine, _ = follower(prepared)
+
+    def die(app: Path, settings: Mapping[str, str | bool]) -> int:
+        raise KeyboardInterrupt
+
+    engine.run = die  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        watcher.start(resume=False)
+    assert is_open(prepared.folder) and last_flower_run(prepared.folder) is None
+    own, other = prepared.bundle_hash, "0" * 64
+    engine.taken = (FlowerRun(5, "running", "", other), FlowerRun(6, "finished:failed", "", own))
+    assert find_lost(prepared, engine) is None, "neither is this run, or it has ended"
+    engine.taken = (*engine.taken, FlowerRun(7, "running", "", own))
+    assert find_lost(prepared, engine) == 7 == last_flower_run(prepared.folder)
+    assert find_lost(prepared, engine) is None, "it is known by now"
 
 
 def test_a_folder_with_a_state_is_only_gone_on_with(prepared: Prepared) -> None:
