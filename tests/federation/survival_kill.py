@@ -94,7 +94,7 @@ def strike_unwatched_run(folder: Path) -> Iterable[Outcome]:
         consortium.start()
         arm(handed, strikes)
         following = consortium.submit()
-        if not wait_until(lambda: (strikes / "hit-handed").is_file(), HIT_LIMIT_S):
+        if not wait_until((strikes / "hit-handed").is_file, HIT_LIMIT_S):
             raise AssertionError("Flower never took the run")
         following.kill()
         following.wait()
