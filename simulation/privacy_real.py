@@ -64,7 +64,7 @@ from simulation.stopwatch import one_thread
 
 STUDY = Path(__file__).parent / "studies" / "chest_view.yaml"
 TESTS = 10
-STEPS, DIRECTIONS, FILMS, DRAWS = 400, 32, 512, 20
+STEPS, DIRECTIONS, FILMS, DRAWS = 400, 32, 512, 8
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ def scores_of(exact: Atlas, found: Atlas | None, hospitals: Sequence[Hospital]) 
     if ((found.attribute_counts[attribute] > 0).sum(axis=1) == 2).any():
         axes = [a.attribute_axis(attribute, one, zero) for a in (exact, found)]
         view = angle(axes[0], axes[1])
-    shrunk = [shrunk_atlas(hospital.own, found) for hospital in hospitals]
+    shrunk = [shrunk_atlas(h.own, found) if h.tested else found for h in hospitals]
     return {
         "class axis": angle(exact.class_axis(name), found.class_axis(name)),
         "view axis": view,
