@@ -161,7 +161,7 @@ EXPECTED = {
     6: ("its own earlier masked reply, byte for byte", {"rejected:round"}),
     7: ("killed after its masked reply, at unmask", {"ok"}),
 }
-"""Round of training: what a site does, and what the ledger then says of it; others bring it back."""
+"""Round of training: what a site does, and what the ledger says of it; the others bring it back."""
 
 
 def drop_out_and_lie(folder: Path) -> Iterator[Outcome]:
