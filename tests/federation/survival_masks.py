@@ -269,8 +269,8 @@ def release_an_atlas(folder: Path) -> Iterator[Outcome]:
 
 
 CASES = (
-    Case("masks: keys", "left out of the session, the sum of the rest exact", drop_out_with_keys),
-    Case("masks: answers", "each sum that of its own sites, bit for bit", drop_out_and_lie),
-    Case("masks: too few", "refused by every site, nothing opened", ask_for_too_few),
-    Case("masks: atlas", "the sum of the noisy cells and nothing else", release_an_atlas),
+    Case("masked: absent", "left out of the session, the sum of the rest exact", drop_out_with_keys),
+    Case("masked: answers", "each sum that of its own sites, bit for bit", drop_out_and_lie),
+    Case("masked: too few", "refused by every site, nothing opened", ask_for_too_few),
+    Case("masked: atlas", "the sum of the noisy cells and nothing else", release_an_atlas),
 )
