@@ -106,7 +106,7 @@ def down(words: str, point: str, when: str, who: str) -> Strike:
     return Strike(f"SuperNode killed {words}", point, when, who, "supernode", who, DOWN_S, 0)
 
 
-def drop_out_with_keys(folder: Path) -> Iterator[Outcome]:
+def drop_with_keys(folder: Path) -> Iterator[Outcome]:
     """Yield a row per kill before keys and before shares: that site is in no sum of the session."""
     run = masked_run("masks-keys", 1)
     blows = (
@@ -269,7 +269,7 @@ def release_an_atlas(folder: Path) -> Iterator[Outcome]:
 
 
 CASES = (
-    Case("masked: absent", "left out of the session, the sum of the rest exact", drop_out_with_keys),
+    Case("masked: absent", "left out of the session, the sum of the rest exact", drop_with_keys),
     Case("masked: answers", "each sum that of its own sites, bit for bit", drop_out_and_lie),
     Case("masked: too few", "refused by every site, nothing opened", ask_for_too_few),
     Case("masked: atlas", "the sum of the noisy cells and nothing else", release_an_atlas),
