@@ -137,10 +137,28 @@ class Conv3x3(nn.Conv2d):
         super().__init__(before, after, 3, padding=1, groups=groups, bias=bias)
 
 
-def group_norm(channels: int, norm_channels: int) -> nn.GroupNorm:
+class Norm(nn.GroupNorm):
+    """A GroupNorm that keeps the moments of its last batch, for gradients per image.
+
+    Attributes:
+        moments: mean and 1 / deviation, `[N, groups]` each; empty before the first batch.
+    """
+
+    moments: tuple[torch.Tensor, ...] = ()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the images with mean 0 and variance 1 per group, scaled and shifted."""
+        count, channels, height, width = images.shape
+        given = (self.weight, self.bias, count, channels, height * width, self.num_groups, self.eps)
+        found, *moments = torch.native_group_norm(images, *given)
+        self.moments = tuple(part.detach() for part in moments)
+        return found
+
+
+def group_norm(channels: int, norm_channels: int) -> Norm:
     """Return a GroupNorm of `norm_channels` channels a group; one group if that won't divide."""
     groups = channels // norm_channels if channels % norm_channels == 0 else 1
-    return nn.GroupNorm(max(groups, 1), channels)
+    return Norm(max(groups, 1), channels)
 
 
 class ShuffleUnit(nn.Module):

@@ -97,10 +97,10 @@ class FlatOptimiser:
         """All parameters that learn, in the order of the buffer."""
         return self._parameters
 
-    def gather(self) -> None:
-        """Take over the gradients that somebody else set on the parameters."""
-        given = [p.grad for p in self._parameters if p.grad is not None]
-        torch.cat([gradient.reshape(-1) for gradient in given], out=self._gradient)
+    @property
+    def gradient(self) -> torch.Tensor:
+        """The gradients of all parameters that learn, one flat vector."""
+        return self._gradient
 
     def clear(self) -> None:
         """Set all gradients to zero."""

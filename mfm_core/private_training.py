@@ -2,9 +2,10 @@
 
 Every unit (an image, or all images of a patient) is in a step with the same probability, on its
 own (Poisson sampling); a patient's gradient is the mean over its images. Each unit's gradient is
-clipped to `max_grad_norm`, Opacus's DPOptimizer adds them up, adds Gaussian noise and divides by
-the *expected* number of units. All that follows sees the noisy gradient only and costs nothing:
-proximal pull, norm clip, AdamW, moving average. A step without any unit is noise and counts.
+clipped to `max_grad_norm`; the sum gets Opacus's Gaussian noise (its secure mode at a site) and is
+divided by the *expected* number of units. All that follows sees the noisy gradient only and costs
+nothing: proximal pull, norm clip, AdamW, moving average. A step without any unit is noise and
+counts.
 Augmentation draws for each image alone, from numbers that hold nothing of the data, so a unit's
 gradient remains a function of that unit; `mfm_core.private_objective` sees to the losses.
 
@@ -18,13 +19,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal
+from functools import cached_property, partial
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus.optimizers import DPOptimizer
 from opacus.optimizers.optimizer import _generate_noise
 from opacus.utils.uniform_sampler import UniformWithReplacementSampler
 
@@ -36,6 +36,7 @@ from mfm_core.dataset import ImageSet
 from mfm_core.devices import device_of, to_array, to_device
 from mfm_core.errors import DataError
 from mfm_core.grad_samplers import Tape
+from mfm_core.image_gradients import erase, square_norms, weighted_sum
 from mfm_core.objective import TERM_NAMES
 from mfm_core.optimiser import FlatOptimiser
 from mfm_core.private_objective import CYCLE_SHARE, cycle_errors, losses_per_image
@@ -48,6 +49,9 @@ MOST_IMAGES_OF_A_PATIENT = 16
 
 MOST_AT_ONCE = 64
 """Images in one pass; a larger step is added up from several. Bounds the memory."""
+
+NOISE_AT_ONCE = 2**15
+"""Numbers of noise drawn at a time: they stay in a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -248,34 +252,17 @@ def _teach(
     model, seen, proximal = lesson.model.train(), 0, 0.0
     totals = torch.zeros(len(TERM_NAMES), dtype=torch.float64, device=device_of(model))
     with FlatOptimiser(model, config, proximal_mu) as optimiser, Tape(model) as tape:
-        adder = _adder(optimiser, privacy, expected, chance)
         for step, rate in enumerate(rates):
             chance.refresh()
-            adder.zero_grad()
+            optimiser.clear()
             for images, owners in passes(_draw_units(units, privacy.sample_rate, chance.draws)):
-                terms = _add_pass(lesson, tape, adder, images, owners)
+                terms = _add_pass(lesson, tape, privacy.max_grad_norm, images, owners)
                 totals, seen = totals + terms.sum(dim=0).double(), seen + len(terms)
-            _finish(adder)
-            optimiser.gather()
+            add_noise(optimiser.gradient, privacy, chance)
+            optimiser.gradient.div_(expected)
             proximal += optimiser.step(rate, ema_decay(config.ema_decay, step))
-        for parameter in adder.params:
-            del parameter.summed_grad
     named = dict(zip(TERM_NAMES, to_array(totals / max(seen, 1)).tolist(), strict=True))
     return {**named, "proximal": proximal / max(1, len(rates))} if proximal_mu > 0 else named
-
-
-def _adder(
-    optimiser: FlatOptimiser, privacy: PrivateStep, expected: float, chance: Chance
-) -> DPOptimizer:
-    """Return Opacus's optimiser for clip, sum, noise and scale; its own step is never taken."""
-    return DPOptimizer(
-        torch.optim.SGD(optimiser.parameters, lr=0.0),
-        noise_multiplier=privacy.noise_multiplier,
-        max_grad_norm=privacy.max_grad_norm,
-        expected_batch_size=expected,
-        generator=chance.noise,
-        secure_mode=chance.secret,
-    )
 
 
 def _draw_units(
@@ -308,7 +295,7 @@ def passes(units: list[Indices]) -> Iterator[tuple[Indices, Indices]]:
 
 
 def _add_pass(
-    lesson: _Lesson, tape: Tape, adder: DPOptimizer, images: Indices, owners: Indices
+    lesson: _Lesson, tape: Tape, clip: float, images: Indices, owners: Indices
 ) -> torch.Tensor:
     """Add the clipped gradients of some whole units; return the terms of their images, `[N, T]`."""
     tossed = lesson.toss(len(images)).numpy()
@@ -317,48 +304,51 @@ def _add_pass(
     counts = np.bincount(owners)
     weights = to_device((1.0 / counts)[owners], lesson.model).to(torch.get_default_dtype())
     terms = lesson.learn(tape, images, weights, int(tossed.sum()))
-    if len(counts) < len(images):
-        join_units(adder.params, to_device(owners, lesson.model), len(counts))
-    silence_broken(adder.params)
-    adder.clip_and_accumulate()
+    units = to_device(owners, lesson.model)
+    add_clipped(tape, clip, units if len(counts) < len(images) else None)
     return terms
 
 
-def silence_broken(parameters: list[Any]) -> None:
-    """Set the gradients of a unit to 0 where one of them is not finite.
+@torch.no_grad()
+def add_clipped(tape: Tape, clip: float, owners: torch.Tensor | None) -> None:
+    """Add each unit's gradient, no longer than `clip`, to the parameters' `grad`.
 
-    A clip leaves NaN as it is: one broken unit would spoil the whole change, and that nothing
-    leaves would tell of its presence. A unit's part remains a function of that unit alone.
+    A unit whose gradient is not finite counts as nothing. A clip leaves NaN as it is: one broken
+    unit would spoil the whole change, and that nothing leaves would tell of its presence.
+
+    Args:
+        tape: has recorded the images.
+        clip: largest L2 norm of a unit's gradient over all parameters.
+        owners: `[N]`, the unit of every image, from 0; None where each image is a unit.
     """
-    sums = torch.stack([p.grad_sample.flatten(1).sum(dim=1) for p in parameters]).sum(dim=0)
-    broken = ~torch.isfinite(sums)
-    if to_array(broken).any():
-        for parameter in parameters:
-            parameter.grad_sample[broken] = 0.0
+    join = None if owners is None else partial(_join, owners)
+    squares = [square_norms(uses, join, p.shape) for p, uses in tape.uses.items()]
+    norms = torch.stack(squares).sum(dim=0).sqrt_()
+    weights = clip / (norms + 1e-6)
+    weights.clamp_(max=1.0).masked_fill_(~torch.isfinite(norms), 0.0)
+    if owners is not None:
+        weights = weights[owners]
+    broken = weights == 0
+    any_broken = bool(to_array(broken).any())
+    for parameter, uses in tape.uses.items():
+        if any_broken:
+            erase(uses, broken)
+        parameter.grad += weighted_sum(uses, weights, parameter.shape)
 
 
-def join_units(parameters: list[Any], owners: torch.Tensor, count: int) -> None:
-    """Replace every `grad_sample` `[N, ...]` by its sums over each unit, `[count, ...]`."""
-    for parameter in parameters:
-        found = parameter.grad_sample
-        parameter.grad_sample = found.new_zeros(count, *found.shape[1:]).index_add_(
-            0, owners, found
-        )
+def _join(owners: torch.Tensor, each: torch.Tensor) -> torch.Tensor:
+    """Return the sums of `[N, ...]` over each unit's images, `[U, ...]` with U <= N (zeros)."""
+    return torch.zeros_like(each).index_add_(0, owners, each)
 
 
-def _finish(adder: DPOptimizer) -> None:
-    """Add the noise and divide by the expected number of units; a step of no unit is noise."""
-    for parameter in adder.params:
-        if parameter.summed_grad is None:
-            parameter.summed_grad = torch.zeros_like(parameter)
-        parameter.grad_sample = parameter.new_zeros(0)  # Opacus counts it as one batch
-    for parameter in adder.params:
-        at_home = torch.empty_like(parameter, device=adder.generator.device)
-        noise = _generate_noise(
-            adder.noise_multiplier * adder.max_grad_norm,
-            at_home,
-            adder.generator,
-            adder.secure_mode,
-        )
-        parameter.grad = parameter.summed_grad + noise.to(parameter.device)
-    adder.scale_grad()
+def add_noise(total: torch.Tensor, privacy: PrivateStep, chance: Chance) -> None:
+    """Add the noise of a step to the summed gradients, a flat vector, in place.
+
+    Drawn by Opacus, a cache's worth at a time, on the processor; `chance.secret` takes its secure
+    mode, which adds up four draws against attacks on the gaps between floating point numbers.
+    """
+    deviation = privacy.noise_multiplier * privacy.max_grad_norm
+    for part in total.split(NOISE_AT_ONCE):
+        home = torch.empty_like(part, device=chance.noise.device)
+        drawn = _generate_noise(deviation, home, chance.noise, chance.secret)
+        part.add_(drawn.to(part.device))

@@ -26,10 +26,9 @@ from mfm_core.private_training import (
     MOST_IMAGES_OF_A_PATIENT,
     PrivateStep,
     _add_pass,
-    _adder,
     _draw_units,
-    _finish,
     _Lesson,
+    add_noise,
     group_units,
     passes,
     train_privately,
@@ -64,12 +63,10 @@ def summed(
     """Return the sum of clipped gradients, flat, with nothing at random and no noise."""
     lesson = _Still(model.train(), images, rows, NO_CYCLE, 0, torch.Generator())
     with FlatOptimiser(model, NO_CYCLE.training, 0.0) as optimiser, Tape(model) as tape:
-        adder = _adder(optimiser, PrivateStep(0.0, clip, 1.0, "image"), 1.0, Chance(0))
-        adder.zero_grad()
+        optimiser.clear()
         for part, owners in passes(group_units(images, rows, unit)):
-            _add_pass(lesson, tape, adder, part, owners)
-        _finish(adder)
-        return torch.cat([p.grad.reshape(-1) for p in optimiser.parameters if p.grad is not None])
+            _add_pass(lesson, tape, clip, part, owners)
+        return optimiser.gradient.clone()
 
 
 class _Still(_Lesson):
@@ -154,9 +151,10 @@ def test_a_patients_removal_moves_the_sum_by_at_most_the_clip(clip: float) -> No
         assert 0 < moved <= clip * (1 + 1e-4)
 
 
+@pytest.mark.parametrize("which", [2, 3])
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 def test_a_unit_whose_gradient_is_no_number_counts_as_nothing(
-    broken: float, monkeypatch: pytest.MonkeyPatch
+    broken: float, which: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clip would pass it on, and the refused update would tell that this patient is there."""
     images, sample = several_a_patient(), Tape.sample
@@ -165,7 +163,8 @@ def test_a_unit_whose_gradient_is_no_number_counts_as_nothing(
 
     def spoil(tape: Tape, *given: object) -> None:
         sample(tape, *given)  # type: ignore[arg-type]
-        tape._learning[3].grad_sample[1] = broken  # of the first patient, whose images come first
+        uses = tape.uses[tape._learning[which]]
+        uses[0][0][1] = broken  # of the first patient, whose images come first
 
     monkeypatch.setattr(Tape, "sample", spoil)
     found = summed(model, images, rows, 0.01, "patient")
@@ -188,18 +187,13 @@ def test_the_noise_has_the_promised_scale() -> None:
     for seed in (None, 3):
         chance = Chance(seed)
         with FlatOptimiser(model, LEARNING.training, 0.0) as optimiser:
-            adder = _adder(optimiser, PrivateStep(1.5, 0.2, 0.5, "image"), 12.0, chance)
-            adder.zero_grad()
-            _finish(adder)
-            optimiser.gather()
-            noise = optimiser._gradient.clone()
+            optimiser.clear()
+            add_noise(optimiser.gradient, PrivateStep(1.5, 0.2, 0.5, "image"), chance)
+            noise = optimiser.gradient / 12.0
         promised = 1.5 * 0.2 / 12.0
         assert len(noise) > 10_000
         assert float(noise.std()) == pytest.approx(promised, rel=0.03)
         assert abs(float(noise.mean())) < 5 * promised / math.sqrt(len(noise))
-        for parameter in model.parameters():
-            if hasattr(parameter, "summed_grad"):
-                del parameter.summed_grad
 
 
 def test_every_unit_is_drawn_on_its_own_at_the_rate() -> None:
@@ -256,8 +250,6 @@ def test_a_seed_repeats_and_the_operating_system_does_not() -> None:
         teach(model, images, privacy, seed=seed)
     one, two, three, four = (encoder_hash(model) for model in models)
     assert one == two and len({one, three, four}) == 3
-    assert not any(hasattr(p, "grad_sample") for p in models[0].parameters())
-    assert not any(hasattr(p, "summed_grad") for p in models[0].parameters())
     assert copy.deepcopy(models[0]) is not None and not models[0].training
 
 
