@@ -132,14 +132,14 @@ def erase(uses: Sequence[Use], images: torch.Tensor) -> None:
 
 
 def _lengths(each: torch.Tensor) -> torch.Tensor:
-    flat = each.reshape(len(each), -1)
-    return torch.linalg.vector_norm(flat, dim=1).square_()
+    norms: torch.Tensor = torch.linalg.vector_norm(each.reshape(len(each), -1), dim=1)
+    return norms.square_()
 
 
 def _reach(use: Product) -> torch.Tensor:
     """Return `[N, g]`: the lengths of all outer products added up, whatever their directions."""
-    left, right = (torch.linalg.vector_norm(part, dim=3) for part in use)
-    return left.mul_(right).sum(dim=1)
+    left: torch.Tensor = torch.linalg.vector_norm(use.left, dim=3)
+    return left.mul_(torch.linalg.vector_norm(use.right, dim=3)).sum(dim=1)
 
 
 def _inner(one: Product, other: Product) -> torch.Tensor:
@@ -147,8 +147,8 @@ def _inner(one: Product, other: Product) -> torch.Tensor:
     count = min(len(one.left), len(other.left))
     lefts, rights = (one.left[:count], other.left[:count]), (one.right[:count], other.right[:count])
     if lefts[0].shape[1] == lefts[1].shape[1] == 1:
-        left, right = ((a * b).sum(dim=3)[:, 0] for a, b in (lefts, rights))
-        return left.mul_(right).sum(dim=1)
+        left = (lefts[0] * lefts[1]).sum(dim=3)[:, 0]
+        return left.mul_((rights[0] * rights[1]).sum(dim=3)[:, 0]).sum(dim=1)
     found = one.left.new_zeros(count)
     for group in range(lefts[0].shape[2]):
         left, right = (torch.bmm(a[:, :, group], b[:, :, group].mT) for a, b in (lefts, rights))

@@ -348,7 +348,7 @@ def add_noise(total: torch.Tensor, privacy: PrivateStep, chance: Chance) -> None
     mode, which adds up four draws against attacks on the gaps between floating point numbers.
     """
     deviation = privacy.noise_multiplier * privacy.max_grad_norm
-    for part in total.split(NOISE_AT_ONCE):
+    for part in total.split(NOISE_AT_ONCE):  # type: ignore[no-untyped-call]
         home = torch.empty_like(part, device=chance.noise.device)
         drawn = _generate_noise(deviation, home, chance.noise, chance.secret)
         part.add_(drawn.to(part.device))
