@@ -18,6 +18,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from client.audit_counts import audit_sum, open_kept
+from client.central_round import pay_for_round, shield
 from client.cohort import hold_cohort
 from client.limits import check_arrays, check_patients, check_privacy, check_request
 from client.pinned_model import check_graph, check_weights
@@ -177,10 +178,14 @@ def keys_reply(request: Request) -> Reply:
 
 
 def pay(request: Request) -> Request:
-    """Return the request; a private training round is paid for here, or refused (`permit_for`)."""
-    if request.kind != "train" or not request.site.run.privacy.private:
+    """Return the request; a private training round is paid for here, or refused."""
+    site = request.site
+    if request.kind != "train" or not site.run.privacy.private:
         return request
-    return replace(request, permit=permit_for(request.site, request.round, count(request.site)))
+    if site.run.privacy.private_sum:
+        pay_for_round(site, request.round, request.payload.total)
+        return request
+    return replace(request, permit=permit_for(site, request.round, count(site)))
 
 
 def shapes_of(site: Site, kind: Kind) -> dict[str, tuple[int, ...]]:
@@ -191,8 +196,10 @@ def shapes_of(site: Site, kind: Kind) -> dict[str, tuple[int, ...]]:
 
 
 def shielded(request: Request, reply: Reply) -> Reply:
-    """Return the reply as it leaves: noisy cells (`protect`), or what a private run has spent."""
+    """Return the reply as it leaves: clipped (`shield`), noisy (`protect`), with what was spent."""
     site, total = request.site, reply.payload.total
+    if request.kind == "train" and site.run.privacy.private_sum:
+        return replace(reply, payload=shield(site, request.payload.total, reply.payload))
     if request.kind == "atlas" and site.run.privacy.private:
         return Reply(0, wire.Payload(total=spent_in_run(site)))
     if request.kind != "latent_sums" or not site.run.privacy.atlas.private or total is None:

@@ -21,8 +21,10 @@ from client.site import privacy_ledger_of
 app = typer.Typer()
 
 MEANING = (
-    "Holds for adding or removing one unit, with Poisson sampling whose draws stay secret (PRV "
-    "accountant). It covers the weights of private training rounds; nothing else that left."
+    "Holds for adding or removing one unit. DP-SGD: with Poisson sampling whose draws stay "
+    "secret (PRV accountant). Rounds and releases at rate 1: Gaussian mechanism in closed form; "
+    "central DP counts half its noise, and where the server draws it the server is trusted. It "
+    "covers the weights of private training rounds and private cells; nothing else that left."
 )
 
 
@@ -67,7 +69,7 @@ def spending_of(found: PrivacyReading, limits: LimitsConfig) -> dict[str, Any]:
                 "units": max(spend.units for spend in spends),
                 "noise_multiplier": min(spend.noise_multiplier for spend in spends),
                 "sample_rate": max(spend.sample_rate for spend in spends),
-                "noise": "secret" if {s.noise for s in spends} == {"secret"} else "simulated",
+                "noise": _noise_of({spend.noise for spend in spends}),
                 "epsilon": _finite(found.epsilon(limits.delta, run)),
             }
         )
@@ -84,6 +86,11 @@ def spending_of(found: PrivacyReading, limits: LimitsConfig) -> dict[str, Any]:
     }
 
 
+def _noise_of(kinds: set[str]) -> str:
+    """Return the weakest kind of noise."""
+    return next(kind for kind in ("simulated", "server", "secret") if kind in kinds)
+
+
 def _finite(value: float) -> float | None:
     return round(value, 4) if math.isfinite(value) else None
 
@@ -96,7 +103,9 @@ def _show(content: dict[str, Any]) -> None:
             noise = f"{row['noise_multiplier']:g}"
             if row["noise"] == "simulated":
                 noise += " simulated, not private"
-            units = f"{row['unit']} of {row['units']}"
+            elif row["noise"] == "server":
+                noise += " drawn by the server"
+            units = f"{row['unit']} of {row['units']}" if row["units"] else row["unit"]
             figures = (f"{row['sample_rate']:.4g}", _figure(row["epsilon"]))
             table.add_row(row["run"][:12], rounds, str(row["steps"]), units, noise, *figures)
         Console().print(table)

@@ -20,6 +20,7 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
+from client import central_round
 from client.app import app
 from client.config import SiteConfig, public_pictures
 from client.local_coordinator import LocalCoordinator
@@ -34,6 +35,7 @@ from mfm_core.errors import MfmError
 from mfm_core.whole_file import write_whole
 from strategies import wire
 from strategies.answers import answer_of
+from strategies.central_noise import clip_of
 from strategies.code_hash import code_hash
 from strategies.config import RunConfig
 from strategies.plan import MESSAGE_TYPES, ROUNDED, Kind, Step, plan_of
@@ -123,6 +125,7 @@ def rehearse(
     steps = [Step("hello"), *planned, Step("receipts")]
     with tempfile.TemporaryDirectory(prefix="mfm-dry-run-") as place:
         stage = _Stage(config, unmasked(run), Path(place))
+        stage.labelled = run if run.privacy.private_sum else stage.run
         done: list[Exchange] = []
         for number, step in enumerate(steps, start=1):
             show(number - 1, len(steps))
@@ -142,7 +145,7 @@ class _Stage:
     """The real app of one site with a state folder of its own, and a coordinator made of it."""
 
     def __init__(self, config: SiteConfig, run: RunConfig, place: Path) -> None:
-        self.config, self.run = config, run
+        self.config, self.run, self.labelled = config, run, run
         self.state = place / "state"
         self.state.mkdir()
         with contextlib.suppress(OSError):  # without the cache the images are decoded once more
@@ -198,7 +201,7 @@ class _Stage:
         self, step: Step, header: wire.Header, answer: wire.Payload, size: int
     ) -> Exchange:
         tensors = tensors_of(answer)
-        mechanism, epsilon = protection_of(self.run, step.kind, self.site)
+        mechanism, epsilon = protection_of(self.labelled, step.kind, self.site)
         return Exchange(
             kind=step.kind,
             round=step.round,
@@ -290,7 +293,10 @@ def protection_of(run: RunConfig, kind: Kind, site: Site) -> tuple[str, str]:
     if kind == "latent_sums":
         agreed = run.privacy.atlas
         return label.words, f"{gaussian_epsilon(agreed.sigma, site.config.limits.delta):.2f}"
-    one = planned_spend(site, 1, count_units(site))
+    if run.privacy.private_sum:
+        one = central_round.planned_spend(site, 1, clip_of(run, {}))
+    else:
+        one = planned_spend(site, 1, count_units(site))
     noise, rate, steps = one.spending
     delta = site.config.limits.delta
     return label.words, f"{epsilon_of([(noise, rate, steps * run.rounds)], delta):.2f}"

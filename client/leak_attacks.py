@@ -83,7 +83,7 @@ class Training:
     def teach(self, model: Autoencoder, images: ImageSet, rows: Any, steps: int) -> Autoencoder:
         """Return a copy of the model after steps on `rows`, private where that is agreed."""
         learner, plan = copy.deepcopy(model), Schedule(0, steps)
-        if not self.privacy.private:
+        if not self.privacy.private_steps:
             train(learner, images, rows, self.learning, schedule=plan, steps=steps, seed=0)
             return learner
         units = len(group_units(images, rows, self.privacy.unit))
@@ -231,7 +231,7 @@ def attack_gradients(
     single = []
     for number, row in enumerate(members[:: max(len(members) // REDRAWN, 1)][:REDRAWN]):
         seen = gradient_of(model, images.batch(np.array([row])), int(images.labels[row]), objective)
-        if privacy.private:
+        if privacy.private_steps:
             seen = shielded(seen, privacy.max_grad_norm, privacy.noise_multiplier, number)
         drawings = draw_back(model, seen, mean, objective, steps[0])
         single.append(compare(drawings, images, np.array([row]), among))
@@ -261,7 +261,7 @@ def attack_canaries(opened: Opened, training: Training, steps: int) -> Caught:
 
     def trainer(mixed: ImageSet) -> Autoencoder:
         everything = np.arange(len(mixed))
-        if training.privacy.private:
+        if training.privacy.private_steps:
             step = training.step(len(group_units(mixed, everything, training.privacy.unit)))
             spent.append((step.noise_multiplier, step.sample_rate, steps))
         return training.teach(opened.model, mixed, everything, steps)

@@ -227,7 +227,7 @@ def _step_seconds(work: _Work) -> float:
 def _gradients(work: _Work, step_s: float) -> None:
     """Invert gradients where about a quarter of the time allows it."""
     round_steps = work.training.learning.training.steps_per_round
-    private = 2.0 if work.training.privacy.private else 1.0
+    private = 2.0 if work.training.privacy.private_steps else 1.0
     spare = work.left / 4 - private * round_steps * step_s
     if spare <= 0:
         work.missing.append("gradient inversion: no time left; give more --minutes")
@@ -247,7 +247,7 @@ def _gradients(work: _Work, step_s: float) -> None:
 
 def _canaries(work: _Work, step_s: float) -> None:
     batch = work.training.learning.training.batch_size
-    private = 2.0 if work.training.privacy.private else 1.0
+    private = 2.0 if work.training.privacy.private_steps else 1.0
     least = max(2 * PASSES * CANARIES // batch, work.training.learning.training.steps_per_round)
     if private * least * step_s > work.left / 3:
         work.missing.append("canaries: no time left; give more --minutes")

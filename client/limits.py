@@ -58,15 +58,17 @@ def check_privacy(limits: LimitsConfig, agreed: PrivacyConfig) -> None:
     """Return if the agreed run protects patients as this site asks.
 
     Raises:
-        NoiseTooLow: less noise than the site's least, or a private run that hides another unit.
+        NoiseTooLow: less noise than the site's least, or DP-SGD that hides another unit; central
+            DP hides both, with half its noise.
     """
-    noise = agreed.noise_multiplier if agreed.private else 0.0
+    noise = agreed.patient_noise
     if noise < limits.min_noise_multiplier:
         raise NoiseTooLow(
-            f"the run's noise multiplier is {noise:g}, limits.min_noise_multiplier asks for "
-            f"{limits.min_noise_multiplier:g}; agree on more noise or lower the limit to take part"
+            f"the run's noise multiplier for a patient is {noise:g}, limits.min_noise_multiplier "
+            f"asks for {limits.min_noise_multiplier:g}; agree on more noise or lower the limit to "
+            "take part"
         )
-    if agreed.private and agreed.unit != limits.privacy_unit:
+    if agreed.private_steps and agreed.unit != limits.privacy_unit:
         raise NoiseTooLow(
             f"the run hides one {agreed.unit}, limits.privacy_unit asks for {limits.privacy_unit}"
         )

@@ -30,9 +30,11 @@ from strategies.answers import (
     joined,
     mitigated_methods,
     request_has_model,
+    request_schema,
     trained_methods,
 )
 from strategies.atlas_release import basis_of, latent_sum_of
+from strategies.central_noise import clip_of, clip_sum
 from strategies.config import RunConfig
 from strategies.plan import Kind
 from strategies.starting_weights import first_weights
@@ -73,7 +75,8 @@ class LocalCoordinator:
             return Payload(self.weights, joined(parts))
         if kind == "latent_sums" and self.run.privacy.atlas.private:
             return Payload(self.weights, self.basis().to_sum())
-        return Payload(self.weights)
+        told = clip_sum(clip_of(self.run, {})) if request_schema(self.run, kind) else None
+        return Payload(self.weights, told)
 
     def take(self, kind: Kind, reply: Payload) -> None:
         """Take an answer in, as the server would if it were the only one."""

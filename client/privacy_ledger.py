@@ -4,6 +4,7 @@ A line is written, synced, *before* the private steps it pays for are computed. 
 moment can therefore count steps that never ran and never miss steps that did; a round that is
 asked again is paid again, since a second answer has fresh noise. A release of cells for the
 atlas is one step of everybody; asked again it leaves with the same noise, which a line notes.
+A round under central DP is one step of everybody, too, with half the noise agreed for a site.
 Epsilon is that of all lines together (`mfm_core.accounting`), and the line that would pass the
 site's limit is not written.
 
@@ -49,7 +50,8 @@ class Spend:
         max_grad_norm: the clip.
         sample_rate: probability in (0, 1] of each unit to be in a step.
         steps: optimiser steps.
-        noise: secret, or simulated: then it follows from the run's seed and protects nobody.
+        noise: secret, or server: the server draws it and is trusted to, or simulated: then it
+            follows from the run's seed and protects nobody.
         release: of cells in place of a round (then 0, one step of everybody): hash of the question.
         cohort: hash of the images that it was asked about.
     """
@@ -62,7 +64,7 @@ class Spend:
     max_grad_norm: float
     sample_rate: float
     steps: int
-    noise: Literal["secret", "simulated"] = "secret"
+    noise: Literal["secret", "server", "simulated"] = "secret"
     release: str = ""
     cohort: str = ""
 

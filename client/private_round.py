@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from client.central_round import train_openly
 from client.privacy_ledger import Spend
 from client.site import Site
 from mfm_core.checkpoint import flat_weights
@@ -110,9 +111,13 @@ def train_permitted(
 ) -> NDArray[np.float32]:
     """Return the change `[D] float32` of the weights after the steps that were paid for.
 
+    Under central DP the steps are plain: the round is paid for and protected at the door.
+
     Raises:
         PrivacyLedgerBroken: nothing, another round or another number of units was paid for.
     """
+    if site.run.privacy.private_sum:
+        return train_openly(site, weights, number)
     if permit is None or permit.round != number or permit.units != count_units(site):
         raise PrivacyLedgerBroken(f"round {number} was not paid for as it stands; ask again")
     model, agreed = site.load(weights), site.run.privacy

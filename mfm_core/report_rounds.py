@@ -75,6 +75,8 @@ def protection_table(results: Results) -> Table | None:
         [Cell(str(kind)), Cell(str(label.get("level"))), Cell(str(label.get("words")))]
         for kind, label in (results.get("privacy") or {}).items()
     ]
+    if words := (results.get("central") or {}).get("words"):
+        rows.append([Cell("all train"), Cell("formal"), Cell(str(words))])
     return Table(("exchange", "label", "protection"), rows) if rows else None
 
 

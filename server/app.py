@@ -35,6 +35,8 @@ from server.run_files import read_lines
 from server.start import starting_state
 from server.task_phases import phases_for, task_results
 from strategies.answers import HEADS, refuse_too_large
+from strategies.central_noise import CENTRAL, spent_by, spent_words
+from strategies.central_rounds import CentralRounds
 from strategies.code_hash import code_hash
 from strategies.collector import Identity
 from strategies.config import RunConfig
@@ -107,8 +109,9 @@ def strategy_of(
     )
     hashes = (identity.config_hash, identity.code_hash)
     receipts = Receipts(hashes, signer_of(consortium.receipt_key), read_lines(folder.folder))
-    phases = phases_for(run, pictures)
-    return PhasedStrategy(phases, identity, consortium.rules, folder, state, receipts)
+    phases, rules = phases_for(run, pictures), consortium.rules
+    central = CentralRounds(run, schema, folder) if run.privacy.private_sum else None
+    return PhasedStrategy(phases, identity, rules, folder, state, receipts, central)
 
 
 def describe_failure(error: Exception) -> str:
@@ -194,4 +197,14 @@ def _class_results(run: RunConfig, state: RunState) -> dict[str, Any]:
         else None,
         "audit": state.facts.get("audit"),
         "spent": state.facts.get("spent"),
+        **_spent(run, state),
     }
+
+
+def _spent(run: RunConfig, state: RunState) -> dict[str, Any]:
+    """Return what the noisy sums of a run with central DP cost, for a site and for a patient."""
+    if not run.privacy.private_sum:
+        return {}
+    told = state.facts[CENTRAL]
+    spent = spent_by(run, int(told["draws"]))
+    return {CENTRAL: {**spent, "last_clip": told["clip"], "words": spent_words(spent)}}

@@ -123,7 +123,7 @@ def _general(known: Known) -> list[Item]:
     people, seconds = known.people, known.figures.get("seconds")
     return [
         told("Patients and clinicians heard", people.stakeholders, "stakeholders"),
-        item("Privacy protected", privacy_text(known), "Agree on privacy.training: dp_sgd."),
+        item("Privacy protected", privacy_text(known), "Agree on a private privacy.training."),
         item("Privacy attacked", leak_text(known), "Put leak_audit.json beside the run."),
         item("Goals agreed before training", limits, "Set limits below gates in run.yaml."),
         told("Ethics", people.ethics, "ethics"),
@@ -143,7 +143,8 @@ def claim_of(known: Known) -> Section:
         f"KL {goal.beta:g}, classes {goal.class_weight:g}, cycle {goal.cycle_weight:g}"
     )
     if run.privacy.private:
-        steps = f"{steps}; DP-SGD, trained part: {run.privacy.trainable}"
+        way = "central DP" if run.privacy.private_sum else "DP-SGD"
+        steps = f"{steps}; {way}, trained part: {run.privacy.trainable}"
     patches = any(step.kind == "patch_moments" for step in plan_of(run))
     started = "; linear path from all hospitals' patch statistics" if patches else ""
     chosen = known.figures.get("heads")

@@ -175,13 +175,22 @@ def privacy_text(known: Known) -> str | None:
     found = known.figures.get("privacy") or {}
     if found.get("training", "none") == "none":
         return None
+    apart = ", ".join(found.get("unprotected") or ()) or "none"
+    if found["training"] == "central":
+        words, clip = (found.get("spent") or {}).get("words"), (found.get("central") or {})["clip"]
+        noise = found.get("noise_multiplier")
+        return (
+            f"central DP: every site's update clipped to {clip:g}, noise {noise} x clip on their "
+            f"sum; {words}. It covers the weights of the training rounds; unprotected exchanges: "
+            f"{apart}"
+        )
     unit, noise, clip = (found.get(k, "?") for k in ("unit", "noise_multiplier", "max_grad_norm"))
     spent = found.get("largest_epsilon")
     told_it = "epsilon not told by every site" if spent is None else f"largest epsilon {spent:.3g}"
     return (
         f"{found['training']}: noise {noise} x clip {clip}, unit {unit}, delta {found.get('delta')}"
         f"; {told_it}. It covers the weights of the training rounds; "
-        f"unprotected exchanges: {', '.join(found.get('unprotected') or ()) or 'none'}"
+        f"unprotected exchanges: {apart}"
     )
 
 
@@ -200,8 +209,8 @@ def _privacy(known: Known) -> Section:
         item("What left the hospitals", "Model updates and sums; no image and no row of a table. "
              "Every hospital's own ledger lists each message.", ""),
         item("Differential privacy", privacy_text(known),
-             "Agree on privacy.training: dp_sgd; without it nothing formal bounds what the model "
-             "tells of a patient."),
+             "Agree on privacy.training: dp_sgd or central; without one nothing formal bounds what "
+             "the model tells of a patient."),
         item("Attacks tried", leak_text(known),
              "Attack the model (membership) and put leak_audit.json beside the run."),
         item("Names of hospitals", "named" if known.facts["sites_named"]

@@ -1,4 +1,4 @@
-"""The run folder: rounds.jsonl (one line per exchange), progress.json and the states.
+"""The run folder: rounds.jsonl (one line per exchange), noise.jsonl, progress.json, the states.
 
 The ledger is appended to and synced before the state that counts on it is written; on resume it
 is cut back to what the state knows, so it never tells of a round that the model has not seen.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,14 @@ from strategies.strategy import RunState
 
 GROUPS = "secure_groups.json"
 """Of which sites each exchange of a secure sum has been opened."""
+
+NOISE = "noise.jsonl"
+"""Every noisy sum of central DP, noted before it was made; a resume never cuts it back."""
+
+
+def _refuse_changed(lines: chain.Lines) -> None:
+    if problems := chain.link_problems(lines):
+        raise ValueError(problems[0])
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -124,6 +133,28 @@ class RunFolder:
                 "Restore it, or agree on a new run"
             ) from None
         return groups if found["run"] == self._hashes[0] else {}
+
+    def draw(self, step: Step, facts: Mapping[str, Any]) -> int:
+        """Write down, synced, that a noisy sum is about to be made; return how many there are.
+
+        Raises:
+            CheckpointError: it cannot be written, or the earlier lines are not whole.
+        """
+        path = self.folder / NOISE
+        line = {"run": self._hashes[0], "kind": step.kind, "round": step.round, **facts}
+        try:
+            chain.append(path, line, _refuse_changed)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{path}: {error}; no noise is drawn without its line. Restore the file, or agree "
+                "on a new run"
+            ) from None
+        return self.drawn()
+
+    def drawn(self) -> int:
+        """Return how many noisy sums of this run were made, repeated rounds included."""
+        lines = chain.read(self.folder / NOISE)
+        return sum(line.get("run") == self._hashes[0] for line in lines)
 
     def keep(self, state: RunState) -> None:
         """Write the state with the ledger's length and hash."""

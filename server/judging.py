@@ -237,6 +237,8 @@ def _epsilon(figures: Figures) -> _Found:
     if privacy.get("training", "none") == "none":
         return _Found("trained without differential privacy")
     spent = privacy.get("largest_epsilon")
+    if words := (privacy.get("spent") or {}).get("words"):
+        return _Found(str(words), (math.inf if spent is None else float(spent),))
     if not isinstance(spent, int | float):
         return _Found("not every site that was asked to train has said what it spent")
     delta = privacy.get("delta")

@@ -46,9 +46,11 @@ from strategies.answers import (
     joined,
     mitigated_methods,
     part_of,
+    request_schema,
     trained_methods,
 )
 from strategies.atlas_release import basis_of, latent_sum_of, refuse_too_few_patients
+from strategies.central_noise import clip_of, clip_sum
 from strategies.collector import Pooled
 from strategies.config import RunConfig
 from strategies.plan import Kind, Step, attention_stage, plan_of
@@ -152,12 +154,23 @@ class Training(Asking):
     """One round: local training, averaged; validation of the weights before it."""
 
     def request(self, state: RunState) -> Payload:
-        """Return the global weights."""
-        return Payload(state.weights)
+        """Return the global weights; with the clip where it follows the sites' norms."""
+        if request_schema(self.run, "train") is None:
+            return Payload(state.weights)
+        return Payload(state.weights, clip_sum(clip_of(self.run, state.facts)))
+
+    def answer(self, state: RunState) -> Answer:
+        """Return what every site must reply: an update within the clip, if one is agreed."""
+        answer = answer_of(self.run, "train")
+        if not self.run.privacy.private_sum:
+            return answer
+        return replace(answer, clip=clip_of(self.run, state.facts))
 
     def note(self, total: Sum | None, images: int) -> dict[str, Any]:
         """Return a site's loss terms and validation figures; nothing in a private run."""
-        return {} if total is None else training_facts(self.run, total, images)
+        if total is None or self.run.privacy.private:
+            return {}
+        return training_facts(self.run, total, images)
 
     def finish(self, state: RunState, pooled: Pooled) -> tuple[RunState, dict[str, Any]]:
         """Return the state after the server optimiser's step.

@@ -17,6 +17,7 @@ from typing import Any
 from mfm_core.contrasts import SITE
 from mfm_core.report import finite
 from server.leak_audit import LeakAudit
+from strategies.central_noise import CENTRAL
 from strategies.config import RunConfig
 
 Content = Mapping[str, Any]
@@ -76,7 +77,7 @@ def figures_of(
         "heads": results.get("heads"),
         "mitigation": results.get("mitigation"),
         "audit": _audit(run, results.get("audit"), labels),
-        "privacy": _privacy(run, results.get("spent"), lines),
+        "privacy": _privacy(run, results, lines),
         "leak_audit": leak.model_dump(mode="json") if leak is not None else None,
     }
     clean: dict[str, Any] = finite(content)
@@ -118,19 +119,24 @@ def _audit(
     return {**(audit.get("pooled") or {}), "biases": rows}
 
 
-def _privacy(run: RunConfig, reported: Content | None, lines: Lines) -> dict[str, Any]:
+def _privacy(run: RunConfig, results: Content, lines: Lines) -> dict[str, Any]:
     """Return how patients are protected in training, and the largest epsilon of any site.
 
     It is None unless every site that was ever asked to train has said what it spent: a site pays
-    before it computes, so that one whose answer never came has spent as well.
+    before it computes, so that one whose answer never came has spent as well. Under central DP the
+    server knows it: that of one patient of a site.
 
     Args:
         run: the agreed run.
-        reported: "spent" of server.json: {"per_site": {name: {"epsilon": number}}}.
+        results: server.json; "spent" holds {"per_site": {name: {"epsilon": number}}}.
         lines: of rounds.jsonl.
     """
     agreed = run.privacy.model_dump(mode="json")
-    sites = (reported or {}).get("per_site") or {}
+    if run.privacy.private_sum:
+        central = results.get(CENTRAL) or {}
+        largest = central.get("epsilon_patient")
+        return {**agreed, "spent": dict(central), "largest_epsilon": largest}
+    sites = (results.get("spent") or {}).get("per_site") or {}
     found = {name: row.get("epsilon") for name, row in sites.items() if isinstance(row, Mapping)}
     spent = {name: float(e) for name, e in found.items() if isinstance(e, int | float)}
     asked = {

@@ -274,6 +274,7 @@ def _write_sites(
                 limits=LimitsConfig(
                     accepted_runs=(canonical_hash(study.run),),
                     min_cell_count=study.min_cell_count,
+                    max_epsilon=study.max_epsilon,
                 ),
                 state_folder=Path(name) / "state",
                 device=study.device,

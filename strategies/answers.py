@@ -29,6 +29,7 @@ from mfm_core.patches import patch_moments
 from mfm_core.public_basis import empty_basis
 from mfm_core.subgroups import empty_subgroup_sum
 from mfm_core.sums import Schema, Sum
+from strategies.central_noise import CLIP, WITHIN
 from strategies.config import RunConfig
 from strategies.plan import KEYS, Kind, plan_of
 from strategies.privacy import NO_LABEL, Label, label_of
@@ -50,12 +51,16 @@ CHOSEN = "chosen"
 
 @dataclass(frozen=True)
 class Answer:
-    """What a reply holds: a change of weights, the schema of its Sum, keys; and its label."""
+    """What a reply holds: a change of weights, the schema of its Sum, keys; and its label.
+
+    `clip` is the longest update that the server takes where sites clip; None: the agreed norm.
+    """
 
     update: bool = False
     total: Schema | None = None
     protection: Label = NO_LABEL
     sealed: bool = False
+    clip: float | None = None
 
 
 def answer_of(run: RunConfig, kind: Kind) -> Answer:
@@ -72,7 +77,7 @@ def answer_of(run: RunConfig, kind: Kind) -> Answer:
     if kind in KEYS:
         return Answer(protection=label, sealed=True)
     if kind == "train" and run.privacy.private:
-        return Answer(True, None, label)
+        return Answer(True, WITHIN if _follows(run) else None, label)
     if kind == "train":
         return Answer(True, _training(run).schema, label)
     if kind == "latent_sums" and run.privacy.atlas.private:
@@ -246,6 +251,8 @@ def request_schema(run: RunConfig, kind: Kind) -> Schema | None:
         return heads_sum((zero_head(run),) * (1 + len(SHRINKAGES))).schema
     if kind == "latent_sums" and run.privacy.atlas.private:
         return empty_basis(run.privacy.atlas.directions, latent_size(run)).schema
+    if kind == "train" and _follows(run):
+        return CLIP
     latent = _example(run, "latent_sums")
     if kind == "mitigate":
         return joined({LATENT: latent, HEADS: _empty_heads(run, trained_methods(run))}).schema
@@ -254,6 +261,11 @@ def request_schema(run: RunConfig, kind: Kind) -> Schema | None:
         names = (CHOSEN, *methods) if methods else ()
         return joined({LATENT: latent, HEADS: _empty_heads(run, names)}).schema
     return None
+
+
+def _follows(run: RunConfig) -> bool:
+    """Return whether the sites clip at what the server says."""
+    return run.privacy.private_sum and run.privacy.central.adaptive
 
 
 def _empty_heads(run: RunConfig, names: Sequence[str]) -> Sum:

@@ -19,6 +19,7 @@ from mfm_core.sums import Accumulator, Array, Schema, Sum
 from mfm_core.tasks import Tasks
 from strategies import wire
 from strategies.answers import VALIDATION, Answer
+from strategies.central_noise import WITHIN
 from strategies.checks import check_audit, check_heads
 from strategies.config import AggregationConfig
 from strategies.plan import Kind, Step
@@ -97,6 +98,7 @@ class Identity:
         """Return what a site's reply to one step must be; private updates all weigh the same."""
         private = answer.protection.level == "formal"
         most = PRIVATE_WEIGHT if private else self.limits.max_site_images
+        longest = self.limits.max_update_norm if answer.clip is None else answer.clip
         return wire.Expected(
             kind=step.kind,
             round=step.round,
@@ -107,7 +109,7 @@ class Identity:
             sealed=answer.sealed,
             site=site,
             images=(int(answer.update), most),
-            max_norm=self.limits.max_update_norm if answer.update else None,
+            max_norm=longest if answer.update else None,
         )
 
 
@@ -226,7 +228,10 @@ class Collector:
     def _check(self, total: Sum, images: int) -> None:
         """Refuse a Sum that the declared images cannot give."""
         kind, limits = self._step.kind, self._identity.limits
-        if kind == "audit":
+        if self._answer.total == WITHIN:
+            bit = float(total[WITHIN[0][0]][0])
+            _require(abs(bit) == 0.5, f"{WITHIN[0][0]}: expected 0.5 or -0.5, found {bit:g}")
+        elif kind == "audit":
             check_audit(total, images)
         elif kind == "mitigate":
             check_heads(total, images, limits.max_update_norm)

@@ -68,7 +68,7 @@ class GatesConfig(Part):
         "gap, low fails only when they prove one.",
     )
     max_epsilon: float | None = Field(
-        None, gt=0, description="Largest epsilon any site's privacy ledger reports; no unit."
+        None, gt=0, description="Largest epsilon of training for a patient of any site."
     )
     max_leak_tpr: float = Field(
         0.02,

@@ -4,7 +4,8 @@ Three words, printed by dry run, ledger and reports alike. *Formal*: differentia
 epsilon, delta, unit, neighbouring relation and accountant. *Heuristic*: a rule that makes attacks
 harder and promises nothing. *None*: nothing beyond adding up.
 
-DP-SGD covers the weights that leave a training round and nothing else. A private run therefore
+DP-SGD (at the sites, `client.private_round`) and central DP (`strategies.central_noise`) cover the
+weights that leave a training round and nothing else. A private run therefore
 sends no counts and no loss terms with them, every site has the weight of one, no head and no
 starting weights are made of unprotected statistics (so the final weights follow from the private
 updates alone), and each other exchange that shows something of patients must stand in
@@ -14,11 +15,14 @@ updates alone), and each other exchange that shows something of patients must st
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from mfm_core.config import Part
+from strategies import central_noise
+from strategies.central_noise import CentralConfig, central_problems
 from strategies.private_atlas import (
     ACCOUNTANT,
     PrivateAtlasConfig,
@@ -40,17 +44,20 @@ PRIVATE_WEIGHT = 1
 class PrivacyConfig(Part):
     """Differential privacy of what leaves a training round."""
 
-    training: Literal["none", "dp_sgd"] = Field(
-        "none", description="dp_sgd: clipped, noisy gradients of Poisson-sampled units (Opacus)."
+    training: Literal["none", "dp_sgd", "central"] = Field(
+        "none",
+        description="dp_sgd: clipped, noisy gradients of Poisson-sampled units (Opacus). central: "
+        "clipped updates of whole sites, noise on their sum.",
     )
     unit: Literal["image", "patient"] = Field(
-        "patient", description="Whose presence is hidden: one image, or all images of a patient."
+        "patient",
+        description="dp_sgd: whose presence is hidden: one image, or all images of a patient.",
     )
     noise_multiplier: float = Field(
-        1.0, gt=0, le=1000, description="Standard deviation of the noise over max_grad_norm."
+        1.0, gt=0, le=1000, description="Standard deviation of the noise over the clip."
     )
     max_grad_norm: float = Field(
-        1.0, gt=0, description="Largest L2 norm of one unit's gradient; longer ones are clipped."
+        1.0, gt=0, description="dp_sgd: longest gradient of one unit, L2; longer ones are clipped."
     )
     delta: float = Field(
         1e-6, gt=0, lt=1e-2, description="Delta at which reports of the run give epsilon."
@@ -63,6 +70,7 @@ class PrivacyConfig(Part):
         description="Exchanges agreed to although no formal protection covers them; a private run "
         "lists each one that it makes.",
     )
+    central: CentralConfig = CentralConfig()
     atlas: PrivateAtlasConfig = PrivateAtlasConfig()
     public_pictures: str | None = Field(
         None,
@@ -75,12 +83,43 @@ class PrivacyConfig(Part):
     @property
     def private(self) -> bool:
         """Return whether training is differentially private."""
+        return self.training != "none"
+
+    @property
+    def private_steps(self) -> bool:
+        """Return whether the sites' own training steps are private."""
         return self.training == "dp_sgd"
+
+    @property
+    def private_sum(self) -> bool:
+        """Return whether the sum of the sites' updates is."""
+        return self.training == "central"
+
+    @property
+    def patient_noise(self) -> float:
+        """Return the noise multiplier of what one patient can move; 0 in a run without privacy.
+
+        Central DP's noise is made for a site left out; a patient can turn its clipped update into
+        the opposite one, twice as far.
+        """
+        if not self.private:
+            return 0.0
+        return self.noise_multiplier / 2 if self.private_sum else self.noise_multiplier
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
         if not self.private and (self.unprotected or self.trainable == "head"):
-            raise ValueError("unprotected and trainable: head belong to training: dp_sgd; set it")
+            raise ValueError(
+                "unprotected and trainable: head belong to training: dp_sgd or central; set one"
+            )
+        if not self.private_sum and self.central != CentralConfig():
+            raise ValueError("central belongs to training: central; set it")
+        if self.private_sum and (self.unit, self.max_grad_norm) != ("patient", 1.0):
+            raise ValueError(
+                "unit and max_grad_norm belong to training: dp_sgd; central DP hides whole sites "
+                "and clips at central.clip. The two are not combined: their epsilons are of "
+                "different units"
+            )
         if len(set(self.unprotected)) < len(self.unprotected):
             raise ValueError("unprotected: an exchange stands twice; name each one once")
         if self.public_pictures and not (self.private or self.atlas.private):
@@ -110,6 +149,8 @@ def privacy_problems(run: RunConfig) -> list[str]:
         )
     if not run.privacy.private:
         return problems
+    if run.privacy.private_sum:
+        problems += central_problems(run)
     if run.learning.objective.attention.rounds:
         problems.append("learning.objective.attention.rounds must be 0: one map is shared by all")
     if run.statistics.refit_head:
@@ -141,6 +182,7 @@ class Label:
         mechanism: in words; "none" where there is none.
         unit, neighbours, accountant: of a formal label; empty otherwise.
         noise_multiplier, delta: likewise; 0 otherwise.
+        trust: whom a formal label trusts beyond the site itself; empty for nobody.
     """
 
     level: Level
@@ -150,6 +192,7 @@ class Label:
     accountant: str = ""
     noise_multiplier: float = 0.0
     delta: float = 0.0
+    trust: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON, its words included."""
@@ -162,7 +205,8 @@ class Label:
             return self.mechanism
         if self.level == "heuristic":
             return f"{self.mechanism} (heuristic)"
-        return f"{self.mechanism} (formal: {self.unit}, {self.neighbours}, {self.accountant})"
+        formal = f"formal, {self.trust}" if self.trust else "formal"
+        return f"{self.mechanism} ({formal}: {self.unit}, {self.neighbours}, {self.accountant})"
 
 
 NO_LABEL = Label("none", "none")
@@ -186,16 +230,7 @@ def label_of(run: RunConfig, kind: str, smallest: int | None = None) -> Label:
 def _label_of(run: RunConfig, kind: str, smallest: int | None) -> Label:
     private, few = run.privacy.private, f"below {smallest}" if smallest else "of too few"
     if kind == "train" and private:
-        agreed = run.privacy
-        return Label(
-            "formal",
-            f"DP-SGD, noise {agreed.noise_multiplier:g} x clip {agreed.max_grad_norm:g}",
-            unit=agreed.unit,
-            neighbours=f"add or remove one {agreed.unit}",
-            accountant="PRV, secret Poisson sampling",
-            noise_multiplier=agreed.noise_multiplier,
-            delta=agreed.delta,
-        )
+        return _training_label(run)
     if kind == "latent_sums" and run.privacy.atlas.private:
         return Label(
             "formal",
@@ -217,3 +252,23 @@ def _label_of(run: RunConfig, kind: str, smallest: int | None) -> Label:
     if kind in OPEN_KINDS and (kind != "hello" or private):
         return Label("none", "none needed: no figure of patients leaves")
     return NO_LABEL
+
+
+def _training_label(run: RunConfig) -> Label:
+    """Return the label of the training rounds of a private run."""
+    agreed = run.privacy
+    shared = partial(Label, "formal", noise_multiplier=agreed.noise_multiplier, delta=agreed.delta)
+    if agreed.private_sum:
+        return shared(
+            central_noise.mechanism_words(run),
+            unit="site",
+            neighbours=central_noise.NEIGHBOURS,
+            accountant=central_noise.ACCOUNTANT,
+            trust=central_noise.trust_words(run),
+        )
+    return shared(
+        f"DP-SGD, noise {agreed.noise_multiplier:g} x clip {agreed.max_grad_norm:g}",
+        unit=agreed.unit,
+        neighbours=f"add or remove one {agreed.unit}",
+        accountant="PRV, secret Poisson sampling",
+    )

@@ -54,6 +54,11 @@ class Masked:
         return Masked(self.update - other.update, self.total - other.total)
 
 
+def largest_number() -> float:
+    """Return the least magnitude that `to_ring` refuses: MOST_SITES smaller ones never wrap."""
+    return float(2.0 ** (63 - FRACTION_BITS) / MOST_SITES)
+
+
 def to_ring(values: Array) -> Ring64:
     """Return `[S] uint64`, the fixed point of `[S] float64` with FRACTION_BITS fractional bits.
 
@@ -62,7 +67,7 @@ def to_ring(values: Array) -> Ring64:
     """
     if not np.isfinite(values).all():
         raise ConfigError("secure sum", ["a number is not finite; nothing was masked"])
-    most = 2.0 ** (63 - FRACTION_BITS) / MOST_SITES
+    most = largest_number()
     largest = float(np.abs(values).max(initial=0.0))
     if largest >= most:
         raise ConfigError(

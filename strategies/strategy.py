@@ -28,6 +28,7 @@ from mfm_core.sums import Sum
 from strategies import wire
 from strategies.aggregation import ServerState
 from strategies.answers import Answer
+from strategies.central_rounds import CentralRounds, Paying
 from strategies.collector import Collector, Identity, Pooled
 from strategies.plan import KEYS, MASKED, MESSAGE_TYPES, Kind, Step
 from strategies.receipts import Receipts
@@ -101,6 +102,9 @@ class Journal(Protocol):
     def held(self, step: Step) -> tuple[str, ...] | None:
         """Return whose sum of an exchange may have been opened; None where none was."""
 
+    def draw(self, step: Step, facts: Mapping[str, Any]) -> int:
+        """Write down that a noisy sum is about to be made (`central_rounds.Draws`)."""
+
 
 class PhasedStrategy(Strategy):
     """Runs the phases of a run from where its state says, and keeps every step.
@@ -113,6 +117,7 @@ class PhasedStrategy(Strategy):
         journal: where each finished phase is kept.
         state: where to begin.
         receipts: what the sites are owed from before; unsigned and none when left out.
+        central: adds the noise of a run with central DP.
     """
 
     def __init__(
@@ -123,18 +128,19 @@ class PhasedStrategy(Strategy):
         journal: Journal,
         state: RunState,
         receipts: Receipts | None = None,
+        central: CentralRounds | None = None,
     ) -> None:
         self.hello, self.phases = phases[0], tuple(phases[1:])
         self.identity, self.rules, self.journal, self.state = identity, rules, journal, state
         self.receipts = receipts or Receipts((identity.config_hash, identity.code_hash))
         self._names: dict[int, str] = {}
         self._collector: Collector | None = None
-        self._largest, self._secure = 1, None
+        self._largest, self._secure, self._central = 1, None, central
         self._opened: list[dict[str, Any]] = []
         if identity.secure is not None:
             plan = tuple(phase.step for phase in self.phases)
-            norm = state.facts.get(NORM)
-            self._secure = SecureRounds(identity.secure, identity, plan, rules, journal, norm)
+            norm, groups = state.facts.get(NORM), Paying(journal, central) if central else journal
+            self._secure = SecureRounds(identity.secure, identity, plan, rules, groups, norm)
 
     def start(
         self,
@@ -169,7 +175,7 @@ class PhasedStrategy(Strategy):
         """Return the state after one phase; its ledger line is written."""
         try:
             pooled, went = self._exchange(grid, phase)
-            state, facts = phase.finish(self.state, pooled)
+            state, facts = self._finish(phase, pooled)
             if pooled.norm > 0:
                 state = replace(state, facts={**state.facts, NORM: pooled.norm})
             self._enter(_ledger_line(phase.step, went, pooled, facts))
@@ -185,6 +191,14 @@ class PhasedStrategy(Strategy):
     def _enter(self, line: dict[str, Any]) -> None:
         """Write a line of the ledger, for which its sites are owed receipts."""
         self.receipts.note({**line, "hash": self.journal.write(line)})
+
+    def _finish(self, phase: Phase, pooled: Pooled) -> tuple[RunState, dict[str, Any]]:
+        """Return what a phase makes of the answers; of a noisy sum where central DP is agreed."""
+        if self._central is None or phase.step.kind != "train":
+            return phase.finish(self.state, pooled)
+        facts, noisy = self._central.shield(phase.step, self.state.facts, pooled)
+        state, own = phase.finish(replace(self.state, facts=facts), noisy)
+        return state, {**own, **self._central.line(facts)}
 
     def _close(self, grid: Grid) -> None:
         """Bring every site the receipts of the last exchange; the run is complete without it."""
@@ -256,7 +270,7 @@ class PhasedStrategy(Strategy):
         if accepted < self.rules.quorum:
             return None, None
         pooled = collector.result()
-        self.state, _ = self._training(server_round).finish(self.state, pooled)
+        self.state, _ = self._finish(self._training(server_round), pooled)
         return _record(self.state.weights), MetricRecord({"num-images": pooled.images})
 
     def configure_evaluate(
