@@ -91,6 +91,11 @@ def _noise_of(kinds: set[str]) -> str:
     return next(kind for kind in ("simulated", "server", "secret") if kind in kinds)
 
 
+def units_of(row: dict[str, Any]) -> str:
+    """Return unit and number of units; where all take part in every step none are counted."""
+    return f"{row['unit']} of {row['units']}" if row["units"] else str(row["unit"])
+
+
 def _finite(value: float) -> float | None:
     return round(value, 4) if math.isfinite(value) else None
 
@@ -105,7 +110,7 @@ def _show(content: dict[str, Any]) -> None:
                 noise += " simulated, not private"
             elif row["noise"] == "server":
                 noise += " drawn by the server"
-            units = f"{row['unit']} of {row['units']}" if row["units"] else row["unit"]
+            units = units_of(row)
             figures = (f"{row['sample_rate']:.4g}", _figure(row["epsilon"]))
             table.add_row(row["run"][:12], rounds, str(row["steps"]), units, noise, *figures)
         Console().print(table)

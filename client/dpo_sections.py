@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from client.commands_privacy import units_of
 from mfm_core.report_words import NONE, several
 from mfm_core.report_words import size as larger
 
@@ -198,7 +199,7 @@ def _protection(facts: Facts) -> dict[str, Any]:
     rows = [
         (
             f"run {row['run'][:12]}",
-            *(str(row["rounds"]), str(row["steps"]), f"{row['unit']} of {row['units']}"),
+            *(str(row["rounds"]), str(row["steps"]), units_of(row)),
             *(f"{row['noise_multiplier']:g} ({row['noise']})", f"{row['sample_rate']:.4g}"),
             _figure(row["epsilon"]),
         )

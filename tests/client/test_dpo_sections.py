@@ -95,3 +95,9 @@ def test_a_broken_ledger_is_said_first() -> None:
     assert any("NOT WHOLE" in text for _, _, text in glance_of(facts(ledgers=broken)))
     assert "1 problem" in words("proof", facts(ledgers=broken))
     assert size(12) == "12 B" and size(2_000_000) == "2.00 MB"
+
+
+def test_a_unit_that_nobody_counts_has_no_number() -> None:
+    spent = {**SPENT, "units": 0, "noise": "server"}
+    text = words("protection", facts(accounting={**facts()["accounting"], "runs": [spent]}))
+    assert "of 0" not in text and "(server)" in text

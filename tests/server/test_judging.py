@@ -159,6 +159,11 @@ def test_epsilon_is_judged_where_it_is_known() -> None:
     private = {"training": "dp_sgd", "largest_epsilon": 4.0, "delta": 1e-6}
     assert verdict("epsilon", {"max_epsilon": 4}, privacy=private).state == "pass"
     assert verdict("epsilon", {"max_epsilon": 3.9}, privacy=private).state == "fail"
+    central = {"training": "central", "largest_epsilon": 4.0, "spent": {"words": "for a site"}}
+    found = verdict("epsilon", {"max_epsilon": 4}, privacy=central)
+    assert (found.state, found.found) == ("pass", "for a site")
+    boundless = {**central, "largest_epsilon": None}
+    assert verdict("epsilon", {"max_epsilon": 100}, privacy=boundless).state == "fail"
     unknown = {**private, "largest_epsilon": None}
     assert verdict("epsilon", {"max_epsilon": 100}, privacy=unknown).state == "not done"
 

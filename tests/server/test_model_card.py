@@ -112,6 +112,11 @@ def test_privacy_is_not_claimed_without_a_mechanism(known: Known) -> None:
     text = items["privacy: Differential privacy"]["text"]
     assert "epsilon not told by every site" in text and "unprotected exchanges: evaluate" in text
     assert "LiRA: AUC 0.510" in items["privacy: Attacks tried"]["text"]
+    central = {**privacy, "training": "central", "central": {"clip": 0.25},
+               "spent": {"words": "epsilon 3 for a whole site, trusting the server"}}  # fmt: skip
+    items = items_of(card_of(changed(known, figures={**known.figures, "privacy": central})))
+    text = items["privacy: Differential privacy"]["text"]
+    assert "clipped to 0.25" in text and "trusting the server" in text
 
 
 def test_a_gate_that_was_accepted_stands_among_the_caveats(known: Known) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from server.finished_run import read_finished
 from server.release_figures import figures_of, labels_of, rounds_of
 from strategies.config import RunConfig
+from tests.client.central_hospital import central_run
 from tests.server.finished import finished_run
 from tests.server.hospitals import RUN
 
@@ -80,3 +81,12 @@ def test_a_round_is_summed_up() -> None:
         "phase": "train", "round": 1, "seconds": 2.0, "loss": {"loss": 1.0}, "bytes": 10,
         "sites": {"site 1": "no-reply", "site 2": "ok"},
     }  # fmt: skip
+
+
+def test_under_central_dp_the_server_knows_epsilon_of_a_patient() -> None:
+    run = central_run()
+    spent = {"epsilon_site": 1.1, "epsilon_patient": 2.3, "words": "so and so"}
+    told = of({"central": spent}, run)["privacy"]
+    assert told["largest_epsilon"] == 2.3 and told["spent"] == spent
+    assert of({"central": {**spent, "epsilon_patient": None}}, run)["privacy"][
+        "largest_epsilon"] is None  # fmt: skip
