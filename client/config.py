@@ -85,7 +85,7 @@ class LimitsConfig(Part):
     )
     delta: float = Field(1e-6, gt=0, lt=1e-2, description="Delta at which max_epsilon holds.")
     min_noise_multiplier: float = Field(
-        0.0, ge=0, description="Least noise of a run; above 0 every run without DP-SGD is refused."
+        0.0, ge=0, description="Least noise of a run for a patient: central DP counts half its own."
     )
     max_atlas_releases: int = Field(
         3, ge=0, description="Most private releases of cells in one run; a repeat is none."

@@ -107,7 +107,7 @@ LIMITS = f"""\
   max_atlas_releases: 3       # most private releases of cells in one run
   max_epsilon: 8.0            # of all private training here, over every run
   delta: 1.0e-6               # delta at which max_epsilon holds
-  min_noise_multiplier: 0.0   # above 0: runs without DP-SGD, or with less noise, are refused
+  min_noise_multiplier: 0.0   # above 0: runs with less noise for a patient are refused
   privacy_unit: patient       # or image: whom a private run must hide
   weight_margin: 20.0         # how many times weights may exceed those of usual models
   # graph: "{"2" * 64}"   # the only architecture accepted; left out: any that this code builds
