@@ -71,7 +71,8 @@ def run_loopback(order: Order, choices: Choices, display: Display, tell: Tell) -
         with Consortium(folder / FOLDER, run, sites, hosting, public=folder) as consortium:
             found = _run(consortium, choices, tell)
         found["seconds"] = round(time.monotonic() - begun, 1)
-        found["simulated_hash"] = _simulate(order, len(names), display) if choices.compare else None
+        repeats = choices.compare and not study.run.privacy.private  # noise never does
+        found["simulated_hash"] = _simulate(order, len(names), display) if repeats else None
     _refuse_difference(found)
     return found
 
@@ -92,7 +93,8 @@ def hospitals_of(folder: Path) -> dict[str, Hospital]:
     found = {}
     for path in sorted((folder / SITES).glob("*.yaml"), key=lambda path: int(path.stem)):
         config = load_site_config(path)
-        limits = {"min_cell_count": config.limits.min_cell_count}
+        agreed = config.limits
+        limits = {"min_cell_count": agreed.min_cell_count, "max_epsilon": agreed.max_epsilon}
         found[config.name] = Hospital(config.data, limits, keep_secret(config.state_folder))
     return found
 

@@ -44,7 +44,10 @@ def test_the_hospitals_bring_the_images_limits_and_secrets_of_the_simulation(
     study = load_study(write_study(tmp_path), {})
     prepare(study, tmp_path, tmp_path / "run")
     sites = hospitals_of(tmp_path / "run")
-    assert list(sites) == ["north", "south"] and sites["north"].limits == {"min_cell_count": 1}
+    assert list(sites) == ["north", "south"] and sites["north"].limits == {
+        "min_cell_count": 1,
+        "max_epsilon": 8.0,
+    }
     assert sites["north"].secret != sites["south"].secret
     assert sites["south"].data.manifest is not None and sites["south"].data.manifest.is_file()
     assert hosting_of(study, 2, "builtin")["quorum"] == 2
