@@ -30,11 +30,10 @@ from strategies.answers import (
     joined,
     mitigated_methods,
     request_has_model,
-    request_schema,
     trained_methods,
 )
 from strategies.atlas_release import basis_of, latent_sum_of
-from strategies.central_noise import clip_of, clip_sum
+from strategies.central_rounds import told_to_sites
 from strategies.config import RunConfig
 from strategies.plan import Kind
 from strategies.starting_weights import first_weights
@@ -75,7 +74,7 @@ class LocalCoordinator:
             return Payload(self.weights, joined(parts))
         if kind == "latent_sums" and self.run.privacy.atlas.private:
             return Payload(self.weights, self.basis().to_sum())
-        told = clip_sum(clip_of(self.run, {})) if request_schema(self.run, kind) else None
+        told = told_to_sites(self.run, {}) if kind == "train" else None
         return Payload(self.weights, told)
 
     def take(self, kind: Kind, reply: Payload) -> None:

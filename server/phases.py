@@ -46,11 +46,10 @@ from strategies.answers import (
     joined,
     mitigated_methods,
     part_of,
-    request_schema,
     trained_methods,
 )
 from strategies.atlas_release import basis_of, latent_sum_of, refuse_too_few_patients
-from strategies.central_noise import clip_of, clip_sum
+from strategies.central_rounds import asked_of_sites, told_to_sites
 from strategies.collector import Pooled
 from strategies.config import RunConfig
 from strategies.plan import Kind, Step, attention_stage, plan_of
@@ -155,16 +154,11 @@ class Training(Asking):
 
     def request(self, state: RunState) -> Payload:
         """Return the global weights; with the clip where it follows the sites' norms."""
-        if request_schema(self.run, "train") is None:
-            return Payload(state.weights)
-        return Payload(state.weights, clip_sum(clip_of(self.run, state.facts)))
+        return Payload(state.weights, told_to_sites(self.run, state.facts))
 
     def answer(self, state: RunState) -> Answer:
         """Return what every site must reply: an update within the clip, if one is agreed."""
-        answer = answer_of(self.run, "train")
-        if not self.run.privacy.private_sum:
-            return answer
-        return replace(answer, clip=clip_of(self.run, state.facts))
+        return asked_of_sites(self.run, state.facts)
 
     def note(self, total: Sum | None, images: int) -> dict[str, Any]:
         """Return a site's loss terms and validation figures; nothing in a private run."""

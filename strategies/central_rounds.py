@@ -15,13 +15,15 @@ from typing import Any, Protocol
 
 from mfm_core.discrete_noise import with_noise
 from mfm_core.errors import CheckpointError
-from mfm_core.sums import Schema
+from mfm_core.sums import Schema, Sum
+from strategies.answers import Answer, answer_of, request_schema
 from strategies.central_noise import (
     CENTRAL,
     WITHIN,
     Draw,
     Shielded,
     clip_of,
+    clip_sum,
     next_clip,
     server_half,
     spent_by,
@@ -32,6 +34,17 @@ from strategies.config import RunConfig
 from strategies.plan import Step
 
 Facts = Mapping[str, Any]
+
+
+def told_to_sites(run: RunConfig, facts: Facts) -> Sum | None:
+    """Return the clip of the next round as the sites are told it; None where they know it."""
+    return clip_sum(clip_of(run, facts)) if request_schema(run, "train") is not None else None
+
+
+def asked_of_sites(run: RunConfig, facts: Facts) -> Answer:
+    """Return what a training reply must be; under central DP no longer than the round's clip."""
+    answer = answer_of(run, "train")
+    return replace(answer, clip=clip_of(run, facts)) if run.privacy.private_sum else answer
 
 
 class Draws(Protocol):
