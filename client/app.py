@@ -179,13 +179,11 @@ def keys_reply(request: Request) -> Reply:
 
 def pay(request: Request) -> Request:
     """Return the request; a private training round is paid for here, or refused."""
-    site = request.site
-    if request.kind != "train" or not site.run.privacy.private:
-        return request
-    if site.run.privacy.private_sum:
-        pay_for_round(site, request.round, request.payload.total)
-        return request
-    return replace(request, permit=permit_for(site, request.round, count(site)))
+    if request.kind == "train" and request.site.run.privacy.private_sum:
+        pay_for_round(request.site, request.round, request.payload.total)
+    elif request.kind == "train" and request.site.run.privacy.private:
+        return replace(request, permit=permit_for(request.site, request.round, count(request.site)))
+    return request
 
 
 def shapes_of(site: Site, kind: Kind) -> dict[str, tuple[int, ...]]:

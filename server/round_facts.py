@@ -15,13 +15,15 @@ from strategies.config import RunConfig
 
 
 def training_facts(run: RunConfig, total: Sum, images: int) -> dict[str, Any]:
-    """Return mean loss terms and validation figures of training replies.
+    """Return mean loss terms and validation figures of training replies; none of private ones.
 
     Args:
         run: the agreed run.
         total: `strategies.answers.training_sum`, of one site or merged.
         images: training images behind it.
     """
+    if run.privacy.private:
+        return {}
     validation, loss = read_training_sum(total, images)
     metrics = metrics_from(validation, run.ontology.classes)
     figures = {
