@@ -109,9 +109,11 @@ def strategy_of(
     )
     hashes = (identity.config_hash, identity.code_hash)
     receipts = Receipts(hashes, signer_of(consortium.receipt_key), read_lines(folder.folder))
-    phases, rules = phases_for(run, pictures), consortium.rules
-    central = CentralRounds(run, schema, folder) if run.privacy.private_sum else None
-    return PhasedStrategy(phases, identity, rules, folder, state, receipts, central)
+    phases = phases_for(run, pictures)
+    strategy = PhasedStrategy(phases, identity, consortium.rules, folder, state, receipts)
+    if run.privacy.private_sum:
+        strategy.protect(CentralRounds(run, schema, folder))
+    return strategy
 
 
 def describe_failure(error: Exception) -> str:
@@ -173,6 +175,7 @@ def summarise(run: RunConfig, state: RunState, lines: list[dict[str, Any]]) -> d
         "config_hash": canonical_hash(run),
         "code_hash": code_hash(),
         "privacy": {kind: label_of(run, kind).to_dict() for kind in timing},
+        **_spent(run, state),
         "rounds_table": training,
         "timing": timing,
         **(task_results(run, state) if run.ontology.tasks else _class_results(run, state)),
@@ -197,7 +200,6 @@ def _class_results(run: RunConfig, state: RunState) -> dict[str, Any]:
         else None,
         "audit": state.facts.get("audit"),
         "spent": state.facts.get("spent"),
-        **_spent(run, state),
     }
 
 

@@ -175,6 +175,10 @@ class SecureRounds:
         self._norm, self._groups = settings.first_norm if norm is None else norm, groups
         self._session: Session | None = None
 
+    def note_in(self, groups: Groups) -> None:
+        """Note elsewhere of which sites exchanges have been opened."""
+        self._groups = groups
+
     def exchange(
         self,
         ask: Ask,

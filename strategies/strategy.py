@@ -117,7 +117,6 @@ class PhasedStrategy(Strategy):
         journal: where each finished phase is kept.
         state: where to begin.
         receipts: what the sites are owed from before; unsigned and none when left out.
-        central: adds the noise of a run with central DP.
     """
 
     def __init__(
@@ -128,19 +127,25 @@ class PhasedStrategy(Strategy):
         journal: Journal,
         state: RunState,
         receipts: Receipts | None = None,
-        central: CentralRounds | None = None,
     ) -> None:
         self.hello, self.phases = phases[0], tuple(phases[1:])
         self.identity, self.rules, self.journal, self.state = identity, rules, journal, state
         self.receipts = receipts or Receipts((identity.config_hash, identity.code_hash))
         self._names: dict[int, str] = {}
         self._collector: Collector | None = None
-        self._largest, self._secure, self._central = 1, None, central
+        self._largest, self._secure = 1, None
+        self._central: CentralRounds | None = None
         self._opened: list[dict[str, Any]] = []
         if identity.secure is not None:
             plan = tuple(phase.step for phase in self.phases)
-            norm, groups = state.facts.get(NORM), Paying(journal, central) if central else journal
-            self._secure = SecureRounds(identity.secure, identity, plan, rules, groups, norm)
+            norm = state.facts.get(NORM)
+            self._secure = SecureRounds(identity.secure, identity, plan, rules, journal, norm)
+
+    def protect(self, central: CentralRounds) -> None:
+        """Add the noise of central DP to the sum of every training round; before `start`."""
+        self._central = central
+        if self._secure is not None:
+            self._secure.note_in(Paying(self.journal, central))
 
     def start(
         self,

@@ -48,7 +48,7 @@ def update_of(site: Site, reply: Message) -> np.ndarray:
     return np.frombuffer(data[-4 * site.starting_weights.size :], "<f4").astype(np.float64)
 
 
-def test_an_answer_is_within_the_clip_weighs_one_and_was_paid_at_half_the_noise(folder) -> None:
+def test_an_answer_is_within_the_clip_and_was_paid(folder: Path) -> None:
     site = site_with(folder, "honest")
     reply = ask(folder, "train", 1)
     assert not reply.has_error()
