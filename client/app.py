@@ -229,11 +229,9 @@ def release(request: Request, reply: Reply) -> RecordDict:
 
 def say_hello(request: Request) -> Reply:
     """Return how many images each split has; zeros in a private run, whose counts stay here."""
-    images = request.site.images
-    if request.site.run.privacy.private:
-        return Reply(0, wire.Payload(total=Sum({"images": np.zeros(len(SPLITS))})))
-    counts = np.array([float(len(images.select(split))) for split in SPLITS])
-    return Reply(len(images), wire.Payload(total=Sum({"images": counts})))
+    images, private = request.site.images, request.site.run.privacy.private
+    counts = np.array([0.0 if private else float(len(images.select(s))) for s in SPLITS])
+    return Reply(0 if private else len(images), wire.Payload(total=Sum({"images": counts})))
 
 
 def give_patch_moments(request: Request) -> Reply:

@@ -213,9 +213,7 @@ class StudyConfig(Part):
     min_cell_count: int = Field(
         10, ge=1, description="Fewest patients of a class that a hospital releases sums of."
     )
-    max_epsilon: float = Field(
-        8.0, gt=0, description="Largest epsilon that a hospital's privacy ledger lets through."
-    )
+    max_epsilon: float = Field(8.0, gt=0, description="Most that a hospital's ledger lets through.")
     held_out: tuple[str, ...] = Field(
         (),
         description="Hospitals that take no part in the run, for the researcher to test on; of "
