@@ -225,6 +225,10 @@ def _damage(
         mask = box_mask(np.concatenate((start, start + extent), axis=2), height, width)
         hidden = torch.from_numpy(mask).to(target.device)
         damaged = torch.where(hidden, target.mean(dim=(2, 3), keepdim=True), damaged)
+    if config.clean_share > 0:
+        drawn = torch.rand(len(target), generator=generator, device=generator.device)
+        spared = (drawn < config.clean_share).to(target.device)[:, None, None, None]
+        damaged = torch.where(spared, target, damaged)
     return damaged.clamp(0.0, 1.0)
 
 
@@ -239,7 +243,8 @@ def augment(
     the reach of torchvision's distortion_scale) and gain (uniform in 1 +- brightness, cut at 1).
     The input alone is blurred (sigma uniform in 0 to blur_sigma_px), gets Gaussian noise of
     noise_std and erased boxes: erase_boxes per image, sides uniform in 0 to erase_fraction of the
-    side, anywhere inside the image, filled with the target's mean of that image and channel.
+    side, anywhere inside the image, filled with the target's mean of that image and channel. With
+    probability clean_share an image is spared all three.
 
     Args:
         images: `[N, C, H, W] float32 in [0, 1]`.

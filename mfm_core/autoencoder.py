@@ -145,7 +145,7 @@ class Autoencoder(nn.Module):
         self.linear_path: LinearPath | None = None
         if model.linear_path:
             self.linear_path = LinearPath(
-                image.channels, model.latent_channels, self.grid, self.patch
+                image.channels, model.latent_channels, self.grid, self.patch, model.overlap
             )
         self.head = nn.Linear(self.latent_size, num_classes)
         self.attention_logits = nn.Parameter(
@@ -233,6 +233,6 @@ def parameters_of(model: ModelConfig, image: ImageConfig, num_classes: int) -> i
     for before, after in itertools.pairwise(widths):
         total += 2 * (before + after) + 2 * (4 * before * after // model.groups)  # Down, Up
     if model.linear_path:
-        numbers = description_size(image.channels, image.size_px // grid)
+        numbers = description_size(image.channels, image.size_px // grid, model.overlap)
         total += image.channels * pixels + cells * latent * (numbers + 2)
     return total

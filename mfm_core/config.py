@@ -159,6 +159,13 @@ class ModelConfig(Part):
     norm_channels: int = Field(16, ge=4, description="Channels per GroupNorm group.")
     latent_channels: int = Field(32, ge=4, le=128, description="Channels of the spatial latent.")
     linear_path: bool = Field(True, description="Linear patch path, started from patch PCA.")
+    overlap: int = Field(
+        0,
+        ge=0,
+        le=8,
+        description="Pixels (of a patch averaged down to 16) by which a patch of the linear path "
+        "reaches into its neighbours.",
+    )
 
     @model_validator(mode="after")
     def _stages_agree(self) -> Self:
@@ -205,6 +212,9 @@ class AugmentationConfig(Part):
     noise_std: float = Field(0.03, ge=0, lt=1, description="Gaussian noise of the input.")
     erase_boxes: int = Field(2, ge=0, le=8, description="Erased boxes of the input.")
     erase_fraction: float = Field(0.3, ge=0, lt=1, description="Largest box side, part of side.")
+    clean_share: float = Field(
+        0, ge=0, le=1, description="Probability of an input without blur, noise and boxes."
+    )
 
 
 class TrainingConfig(Part):
@@ -215,6 +225,9 @@ class TrainingConfig(Part):
     learning_rate: float = Field(2e-3, gt=0, description="Peak of the cosine.")
     weight_decay: float = Field(0.05, ge=0, description="AdamW; norms and biases are left out.")
     warmup_steps: int = Field(5, ge=0, description="Linear warm-up at the start of each round.")
+    linear_rate: float = Field(
+        0.1, ge=0, le=10, description="Learning rate of the linear path over that of the rest."
+    )
     ema_decay: float = Field(0.995, ge=0, lt=1, description="Ceiling of the ramped EMA of weights.")
     max_grad_norm: float = Field(1.0, gt=0, description="Clip of the whole gradient's norm.")
 

@@ -23,7 +23,7 @@ from torch import nn
 from mfm_core.autoencoder import Autoencoder
 from mfm_core.blocks import Conv3x3, GroupPointwise, Norm
 from mfm_core.image_gradients import Product, Use, Whole, formed, thin
-from mfm_core.linear_path import LinearPath, describe, draw
+from mfm_core.linear_path import LinearPath
 
 Samples = dict[Any, torch.Tensor]
 """Parameter to its gradients per image, `[N, *shape]`."""
@@ -127,7 +127,7 @@ def _keep_linear_path(layer: LinearPath, given: torch.Tensor, slope: torch.Tenso
 
 
 def _keep_reading(layer: LinearPath, centred: torch.Tensor, by_latent: torch.Tensor) -> Kept:
-    numbers, slope = describe(centred, layer.grid), by_latent.transpose(0, 1)
+    numbers, slope = layer.describe(centred), by_latent.transpose(0, 1)
     read = torch.bmm(numbers, layer.basis.detach().transpose(1, 2))
     gain = (slope * read).transpose(0, 1).unsqueeze(2)
     return {
@@ -140,7 +140,7 @@ def _keep_writing(layer: LinearPath, latent: torch.Tensor, by_images: torch.Tens
     cells, basis, gain = latent.transpose(0, 1), layer.basis.detach(), layer.gain_out.detach()
     with torch.enable_grad():  # drawing is linear: its gradient anywhere is its transpose
         numbers = basis.new_zeros(len(basis), len(latent), basis.shape[2], requires_grad=True)
-        drawn = draw(numbers, layer.grid, layer.channels, layer.patch)
+        drawn = layer.draw(numbers)
         (slope,) = torch.autograd.grad(drawn, numbers, by_images)
     by_gain = (cells * torch.bmm(slope, basis.transpose(1, 2))).transpose(0, 1).unsqueeze(2)
     return {

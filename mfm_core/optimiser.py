@@ -16,13 +16,12 @@ import torch
 from mfm_core.autoencoder import Autoencoder
 from mfm_core.config import TrainingConfig
 
-LINEAR_PATH_RATE = 0.1
-"""Learning rate of the linear path over that of the rest: its start is already good."""
-
 Named = Sequence[tuple[str, torch.nn.Parameter]]
 
 
-def _sort_into_groups(named: Named) -> list[tuple[float, bool, list[torch.nn.Parameter]]]:
+def _sort_into_groups(
+    named: Named, linear_rate: float
+) -> list[tuple[float, bool, list[torch.nn.Parameter]]]:
     """Return (rate, decays, parameters): no decay on norms, biases, linear path and attention."""
     linear, decayed, plain = [], [], []
     for name, parameter in named:
@@ -32,7 +31,7 @@ def _sort_into_groups(named: Named) -> list[tuple[float, bool, list[torch.nn.Par
             decayed.append(parameter)
         else:
             plain.append(parameter)
-    groups = [(1.0, True, decayed), (1.0, False, plain), (LINEAR_PATH_RATE, False, linear)]
+    groups = [(1.0, True, decayed), (1.0, False, plain), (linear_rate, False, linear)]
     return [group for group in groups if group[2]]
 
 
@@ -51,7 +50,7 @@ class FlatOptimiser:
     def __init__(self, model: Autoencoder, config: TrainingConfig, proximal_mu: float) -> None:
         self._config, self._proximal_mu = config, proximal_mu
         named = [item for item in model.named_parameters() if item[1].requires_grad]
-        groups = _sort_into_groups(named)
+        groups = _sort_into_groups(named, config.linear_rate)
         self._parameters = [parameter for _, _, part in groups for parameter in part]
         self._weights = torch.cat([p.detach().reshape(-1) for p in self._parameters])
         self._gradient = torch.zeros_like(self._weights)

@@ -16,7 +16,7 @@ from mfm_core.autoencoder import LOGVAR_RANGE, Autoencoder, latent_grid
 from mfm_core.config import ImageConfig, ModelConfig
 from mfm_core.dataset import ImageSet
 from mfm_core.errors import DataError
-from mfm_core.linear_path import describe
+from mfm_core.linear_path import description_size, describe, inner_numbers
 from mfm_core.sums import Sum
 
 SMALLEST_VARIANCE = 1e-4
@@ -76,9 +76,10 @@ def _components(
 def _refuse_foreign(model: Autoencoder, moments: Sum) -> None:
     """Raise DataError unless the moments fit the model and are of some image."""
     assert model.linear_path is not None
-    cells, _, numbers = model.linear_path.basis.shape
+    path, cells = model.linear_path, len(model.linear_path.basis)
+    numbers = description_size(path.channels, path.patch)
     expected = (
-        tuple(model.linear_path.mean_image.shape[1:]),
+        tuple(path.mean_image.shape[1:]),
         (cells, numbers * (numbers + 1) // 2),
     )
     found = (moments["patch.image"].shape, moments["patch.second_moment"].shape)
@@ -106,7 +107,8 @@ def start_linear_path(model: Autoencoder, moments: Sum) -> None:
     count = float(moments["patch.count"][0])
     image = torch.from_numpy(moments["patch.image"] / count)[None]
     means = describe(image, model.grid)[:, 0].numpy()
-    keep = min(path.basis.shape[1], path.basis.shape[2])
+    inside = inner_numbers(path.channels, path.patch, path.overlap)
+    keep = min(path.basis.shape[1], len(inside))
     path.basis.zero_()
     path.gain_in.zero_()
     path.gain_out.zero_()
@@ -115,7 +117,7 @@ def start_linear_path(model: Autoencoder, moments: Sum) -> None:
     for cell, mean in enumerate(means):
         triangle = moments["patch.second_moment"][cell] / count
         directions, variances[cell, :keep] = _components(triangle, mean, keep)
-        path.basis[cell, :keep] = torch.from_numpy(directions).float()
+        path.basis[cell, :keep, inside] = torch.from_numpy(directions).float()
     scale = torch.from_numpy(np.sqrt(np.maximum(variances, SMALLEST_VARIANCE))).float()
     path.gain_in.copy_(1.0 / scale[:, None])
     path.gain_out.copy_(scale[:, None])
