@@ -16,7 +16,7 @@ from mfm_core.autoencoder import LOGVAR_RANGE, Autoencoder, latent_grid
 from mfm_core.config import ImageConfig, ModelConfig
 from mfm_core.dataset import ImageSet
 from mfm_core.errors import DataError
-from mfm_core.linear_path import description_size, describe, inner_numbers
+from mfm_core.linear_path import describe, description_size, inner_numbers
 from mfm_core.sums import Sum
 
 SMALLEST_VARIANCE = 1e-4

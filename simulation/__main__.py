@@ -27,7 +27,7 @@ from simulation.commands_federations import federations
 from simulation.commands_pretraining import pretrain, transfer
 from simulation.commands_privacy import privacy
 from simulation.config import NAME, PhantomSource, StudyConfig, load_study
-from simulation.grid import is_grid, load_grid
+from simulation.many import check_many, is_many, run_many
 
 STUDIES = Path(__file__).parent / "studies"
 
@@ -79,22 +79,14 @@ def run(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a study or a grid of studies, or go on with an unfinished one, up to its report."""
+    """Run a study, a grid or a table of studies, or go on with an unfinished one, to its report."""
     from simulation.progress import choose_display
     from simulation.study import Order, finished_results, run_study
 
     changes = parse_settings(settings)
-    if is_grid(study):
-        from simulation.bias_study import GridOrder, run_grid
-
-        grid = GridOrder(load_grid(study, changes), data, out, fresh)
-        with choose_display(quiet=as_json) as display:
-            table = run_grid(grid, display)
-        if as_json:
-            print_json(table)
-            return
-        print((grid.folder / "table.md").read_text(encoding="utf-8"))
-        print(f"Tables and figure: {grid.folder}")
+    if is_many(study):
+        content, text = run_many(study, changes, (data, out, fresh), quiet=as_json)
+        print_json(content) if as_json else print(text)
         return
     order = Order(load_study(study, changes), data, out, fresh)
     results = finished_results(order)
@@ -153,8 +145,14 @@ def check(
     from simulation.hospitals import describe_hospitals, prepare
 
     changes = parse_settings(settings)
-    if is_grid(study):
-        _check_grid(study, data, changes, as_json)
+    if is_many(study):
+        checked = check_many(study, data, changes)
+        if as_json:
+            print_json(checked.content)
+            return
+        for found, hospitals in checked.cells:
+            wide_console().print(hospital_table(found, hospitals))
+        print(f"{study}: {checked.content['cells']} studies, ready to run")
         return
     config = load_study(study, changes)
     with tempfile.TemporaryDirectory(prefix="mfm-check-") as folder:
@@ -165,20 +163,6 @@ def check(
         return
     wide_console().print(hospital_table(config, hospitals))
     print(f"{study}: ready to run")
-
-
-def _check_grid(path: Path, data: Path, changes: dict[str, str], as_json: bool) -> None:
-    from simulation.bias_study import check_cells
-
-    grid = load_grid(path, changes)
-    found = check_cells(grid, data)
-    if as_json:
-        print_json({"grid": grid.config.name, "cells": len(grid.cells), "checked": found})
-        return
-    for cell in grid.cells:
-        if cell.name in found:
-            wide_console().print(hospital_table(cell.study, found[cell.name]))
-    print(f"{path}: {len(grid.cells)} studies, ready to run")
 
 
 def hospital_table(config: StudyConfig, hospitals: list[dict[str, Any]]) -> Table:

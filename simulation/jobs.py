@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -60,6 +61,10 @@ class Job:
         """How long it takes, in units of one hospital's training."""
         return {"local": 1, "pooled": self.factor}.get(self.kind, 0)
 
+    def compute(self) -> Path:
+        """Compute the baseline and write its result file."""
+        return run_job(self)
+
 
 def plan_jobs(study: StudyConfig, folder: Path, sites: int) -> list[Job]:
     """Return the study's baselines, the longest first."""
@@ -104,7 +109,7 @@ def run_job(job: Job) -> Path:
 def _try_job(job: Job) -> str:
     """Run a job; return what went wrong as text, because not every error can be pickled."""
     try:
-        run_job(job)
+        job.compute()
     except MfmError as error:
         return str(error)
     except Exception:
@@ -112,7 +117,7 @@ def _try_job(job: Job) -> str:
     return ""
 
 
-def run_jobs(jobs: list[Job], workers: int, display: Display) -> list[dict[str, Any]]:
+def run_jobs(jobs: Sequence[Job], workers: int, display: Display) -> list[dict[str, Any]]:
     """Run what is not finished yet; return all results, in the order of `jobs`.
 
     Raises:
@@ -122,7 +127,8 @@ def run_jobs(jobs: list[Job], workers: int, display: Display) -> list[dict[str, 
     total = len(jobs)
     display.show(Step("baselines", total - len(open_jobs), total))
     if open_jobs:
-        open_jobs[0].result.parent.mkdir(exist_ok=True)
+        for job in open_jobs:
+            job.result.parent.mkdir(exist_ok=True)
         os.environ["OMP_NUM_THREADS"] = "1"
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(min(workers, len(open_jobs)), context, start_worker)
@@ -138,7 +144,7 @@ def run_jobs(jobs: list[Job], workers: int, display: Display) -> list[dict[str, 
     return [json.loads(job.result.read_text(encoding="utf-8")) for job in jobs]
 
 
-def _collect(pool: ProcessPoolExecutor, jobs: list[Job], total: int, display: Display) -> None:
+def _collect(pool: ProcessPoolExecutor, jobs: Sequence[Job], total: int, display: Display) -> None:
     pending = {pool.submit(_try_job, job): job for job in jobs}
     done = total - len(jobs)
     for future in as_completed(pending):
