@@ -1,10 +1,11 @@
-"""The command that writes a hospital's own page.
+"""The commands that write a hospital's own page and choose its own head.
 
 What crosses the hospital's boundary: nothing.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -61,3 +62,22 @@ def report(  # a command's arguments are its options
         path = write_page(Wanted(config, results, model, atlas, out), show)
     print(path)
     print("It shows patients of this hospital: it must not leave.", file=sys.stderr)
+
+
+@app.command()
+def head(
+    config: Annotated[Path, typer.Option(help="The site's settings, site.yaml.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Choose this site's head: its own where it wins on the validation images, else the common one.
+
+    Needs the model and the atlas that a run left here. A head of its own is written as a model
+    file for --model of explain, audit and report. It learned from this site alone: keep it here.
+    """
+    from client.own_head import decide, lines_of
+
+    decided = decide(config)
+    if as_json:
+        print(json.dumps(decided.to_dict(), indent=1))
+    else:
+        print("\n".join(lines_of(decided)))

@@ -18,6 +18,7 @@ from client.config import SiteConfig
 from client.dpo_facts import LEAK_AUDIT
 from client.held import FOLDER as HELD
 from client.own_parts import FILE as OWN_PARTS
+from client.own_head import OWN_HEAD
 from client.receipts import FILE as RECEIPTS
 from client.secret import FILE as SECRET
 from client.secure_opened import FILE as OPENED
@@ -152,6 +153,13 @@ KEPT = (
         False,
         "until the next run",
         "likewise",
+    ),
+    Kept(
+        f"{{state}}/{OWN_HEAD}",
+        "the final model with a head that learned from this site's patients alone",
+        True,
+        "until the next choice of a head",
+        "the common head is used",
     ),
     Kept(
         f"{{state}}/{HELD}",

@@ -104,19 +104,21 @@ def personal_head(model: Autoencoder, images: ImageSet, ontology: OntologyConfig
 
 
 def _chosen(common: Head, fitted: tuple[Head, ...], val: _Seen) -> PersonalHead:
+    # Each at its best temperature: a head must not win for its scale.
     alone = chosen_head(fitted, candidate_sum(val.mu, val.labels, fitted))
-    common_losses = _losses(common, val)
+    cooled = chosen_head((common,), candidate_sum(val.mu, val.labels, (common,)))
+    common_losses = _losses(cooled, val)
     means = {}
     for share in SHARES:
-        mixed = _mixed(common, alone, share)
-        means[share] = _by_patient(common_losses - _losses(mixed, val), val.patients)
+        losses = _losses(_mixed(cooled, alone, share), val)
+        means[share] = _by_patient(common_losses - losses, val.patients)
     share = max(SHARES, key=lambda s: float(means[s].mean()))
     gains = means[share]
     gain, error = float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
     own = gain > MARGIN * error
     words = "more" if own else "not more"
-    reason = f"better by {gain:.3f} nats a patient, {words} than {MARGIN:g} standard error(s)"
-    head = _mixed(common, alone, share) if own else common
+    reason = f"better by {gain:.3f} nats a patient, {words} than {MARGIN:g} standard error"
+    head = _mixed(cooled, alone, share) if own else common
     return PersonalHead(head, own, share if own else 0.0, gain, error, len(gains), reason)
 
 

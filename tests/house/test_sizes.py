@@ -51,6 +51,7 @@ TESTED_ELSEWHERE = {
     "simulation/jobs.py": "tests/simulation/test_baselines.py",
     "simulation/stopwatch.py": "tests/simulation/test_benchmark.py",
     "simulation/study.py": "tests/simulation/test_main.py",
+    "simulation/table_page.py": "tests/simulation/test_table_study.py",
 }
 """Modules whose tests stand in the file of their only user: module to test file."""
 MIN_LINES_FOR_A_TEST = 30

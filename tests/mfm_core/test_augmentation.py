@@ -260,6 +260,16 @@ def test_the_damage_is_of_the_size_that_was_asked_for() -> None:
     torch.testing.assert_close(changed[hidden], means[hidden])
 
 
+def test_a_share_of_the_inputs_is_spared_the_damage_and_the_targets_stay_as_they_were() -> None:
+    images = pictures(256, height=32, width=32)
+    some = EVERYTHING.model_copy(update={"clean_share": 0.5})
+    given, target = augment(images, some, torch.Generator().manual_seed(1))
+    _, before = augment(images, EVERYTHING, torch.Generator().manual_seed(1))
+    spared = (given == target).flatten(1).all(dim=1)
+    assert torch.equal(target, before)
+    assert 70 <= int(spared.sum()) <= 186  # of 256 at 1/2: beyond with odds below 1e-12
+
+
 @pytest.mark.parametrize("bad", [torch.rand(1, 8, 8), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)])
 def test_what_is_no_batch_of_images_is_refused(bad: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="expects"):

@@ -44,6 +44,8 @@ def test_every_shipped_shape_stays_within_the_papers_budget(
         (96, ModelConfig(widths=(32,), depths=(3,), groups=4, bottleneck=1.0)),
         (128, ModelConfig(widths=(48, 16, 64, 32), depths=(1, 3, 2, 1), latent_channels=5)),
         (64, ModelConfig(stem=8, widths=(16,) * 4, depths=(2,) * 4)),
+        (64, ModelConfig(overlap=3)),
+        (128, ModelConfig(stem=8, overlap=8)),
     ],
 )
 def test_the_closed_form_counts_what_is_built(size: int, shape: ModelConfig, channels: int) -> None:

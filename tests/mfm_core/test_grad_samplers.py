@@ -102,6 +102,12 @@ def test_equal_in_float64_to_the_last_digits(stage: int, channels: int, linear_p
     compare(model, stage, 1e-11)
 
 
+def test_patches_that_overlap_are_sampled_too() -> None:
+    image = ImageConfig(size_px=32, channels=3)
+    config = SMALL.model_copy(update={"overlap": 2})
+    compare(unlike_a_fresh_model(build_autoencoder(config, image, 3, 0).double()), 0, 1e-11)
+
+
 def test_the_head_alone() -> None:
     model = unlike_a_fresh_model(build_autoencoder(SMALL, ImageConfig(size_px=32), 3, 0))
     for name, parameter in model.named_parameters():

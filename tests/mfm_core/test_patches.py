@@ -6,7 +6,7 @@ from mfm_core.autoencoder import build_autoencoder
 from mfm_core.config import ImageConfig, ModelConfig
 from mfm_core.dataset import ImageSet
 from mfm_core.errors import DataError
-from mfm_core.linear_path import describe, draw
+from mfm_core.linear_path import LinearPath, describe, draw
 from mfm_core.patches import patch_moments, start_linear_path
 
 CONFIG = ModelConfig(widths=(16, 32), depths=(1, 1), groups=2, latent_channels=8)
@@ -137,3 +137,39 @@ def test_wrong_or_empty_moments_are_refused() -> None:
     plain = build_autoencoder(without, ImageConfig(size_px=32), 2, seed=0)
     with pytest.raises(ValueError, match="no linear path"):
         start_linear_path(plain, patch_moments(images, np.arange(20), CONFIG))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [32, 128])
+def test_with_overlap_the_start_is_the_same(channels: int, size: int) -> None:
+    images = image_set(60, channels, size)
+    shape = CONFIG if size == 32 else DEEP.model_copy(update={"latent_channels": 8})
+    moments = patch_moments(images, np.arange(60), shape)
+    drawn = []
+    for overlap in (0, 3):
+        config = shape.model_copy(update={"overlap": overlap})
+        model = build_autoencoder(config, ImageConfig(size_px=size, channels=channels), 2, seed=0)
+        start_linear_path(model, moments)
+        with torch.no_grad():
+            drawn.append(model(images.batch(np.arange(10))).reconstruction)
+    torch.testing.assert_close(drawn[1], drawn[0], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(("overlap", "reached"), [(0, 8), (3, 14)])
+def test_a_cell_draws_as_far_as_its_overlap(overlap: int, reached: int) -> None:
+    path = LinearPath(1, 4, 4, 8, overlap)
+    with torch.no_grad():
+        path.gain_out.fill_(1.0)
+        latent = torch.zeros(1, 16, 4)
+        latent[0, 5] = 1.0  # the cell in row 1, column 1
+        drawn = (path.write(latent) - path.mean_image)[0, 0] != 0
+    assert int(drawn.any(dim=0).sum()) == int(drawn.any(dim=1).sum()) == reached
+
+
+def test_drawing_with_overlap_is_the_transpose_of_describing() -> None:
+    """<describe(x), y> = <x, draw(y)>, so that one basis serves both ways."""
+    path = LinearPath(1, 4, 4, 8, overlap=3)
+    x = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(4))
+    numbers = path.describe(x)
+    y = torch.randn(numbers.shape, generator=torch.Generator().manual_seed(5))
+    torch.testing.assert_close((numbers * y).sum(), (x * path.draw(y)).sum(), rtol=1e-4, atol=1e-3)

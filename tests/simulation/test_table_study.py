@@ -1,0 +1,57 @@
+"""Running a table: cheap models of all cells first, nothing twice, pages after each model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mfm_core.errors import ConfigError
+from simulation import table_study
+from simulation.progress import SilentDisplay
+from simulation.table import load_table
+from simulation.table_models import ScoreJob
+from simulation.table_study import TableOrder, check_table, run_table
+from tests.simulation.tables import small_table, write_table_file
+
+
+def test_a_table_is_run_once_written_and_goes_on_with_another_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+
+    def here(jobs: list[ScoreJob], workers: int, display: object) -> None:
+        for job in jobs:
+            job.result.parent.mkdir(exist_ok=True)
+            job.compute()
+            ran.append(f"{job.kind} {job.folder.name}")
+
+    monkeypatch.setattr(table_study, "run_jobs", here)
+    cheap = {"models": ["nearest_neighbour"], "head": "nearest_neighbour", "paper": True}
+    plan = small_table(tmp_path, **cheap)
+    order = TableOrder(plan, tmp_path / "data", tmp_path / "runs")
+    content = run_table(order, SilentDisplay())
+    assert ran == [f"nearest_neighbour {cell.name}" for cell in plan.cells]
+    assert content == json.loads((order.folder / "table.json").read_text(encoding="utf-8"))
+    page = (order.folder / "table.md").read_text(encoding="utf-8")
+    assert "Split random (LEAKY)" in page and "**Leaky: images are divided.**" in page
+    assert (order.folder / "table.png").stat().st_size > 5000
+    ran.clear()
+    run_table(order, SilentDisplay())
+    assert ran == []
+    more = load_table(
+        write_table_file(tmp_path, **{**cheap, "models": ["nearest_neighbour", "pca_logistic"]})
+    )
+    run_table(TableOrder(more, tmp_path / "data", tmp_path / "runs"), SilentDisplay())
+    assert ran == [f"pca_logistic {cell.name}" for cell in plan.cells]
+    other = load_table(write_table_file(tmp_path, **cheap), {"table.shared.run.seed": "5"})
+    with pytest.raises(ConfigError, match="holds another study"):
+        run_table(TableOrder(other, tmp_path / "data", tmp_path / "runs"), SilentDisplay())
+
+
+def test_the_check_shows_the_hospitals_of_every_split(tmp_path: Path) -> None:
+    plan = small_table(tmp_path)
+    found = check_table(plan, tmp_path / "data")
+    assert set(found) == {"plain-grouped-fold0", "plain-random-fold0"}
+    assert all(len(hospitals) == 2 for hospitals in found.values())
