@@ -12,6 +12,7 @@ What crosses a hospital's boundary: everything; that is why these are no way to 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,10 +66,11 @@ def build_shufflenet(channels: int, classes: int, seed: int) -> nn.Module:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = shufflenet_v2_x0_5(weights=None, num_classes=classes)
+        model = shufflenet_v2_x0_5(weights=None, num_classes=classes)
         first = nn.Conv2d(channels, 24, 3, stride=2, padding=1, bias=False)
-        model.conv1[0] = first  # type: ignore[index,operator]
-    return model
+        model.conv1 = nn.Sequential(first, *list(model.conv1.children())[1:])
+    built: nn.Module = model
+    return built
 
 
 def fit_shufflenet(run: RunConfig, images: ImageSet, steps: int, seed: int) -> nn.Module:
@@ -78,7 +80,7 @@ def fit_shufflenet(run: RunConfig, images: ImageSet, steps: int, seed: int) -> n
     average = torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
     flat = [p for p in model.parameters() if p.ndim == 1]
     deep = [p for p in model.parameters() if p.ndim > 1]
-    groups = [{"params": deep}, {"params": flat, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": deep}, {"params": flat, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
 
     def step(given: torch.Tensor, labels: torch.Tensor, rate: float, decay: float) -> None:

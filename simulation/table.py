@@ -61,7 +61,7 @@ class TableConfig(Part):
     shared: dict[str, Any] = Field(description="Part of a study that every cell starts from.")
     splits: dict[EntryName, SplitEntry] = Field(min_length=1)
     variants: dict[EntryName, dict[str, Any]] = Field(
-        default_factory=lambda: {"plain": {}},
+        {"plain": {}},
         min_length=1,
         description="Parts of a study to compare, e.g. other weights of the loss.",
     )

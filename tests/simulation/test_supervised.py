@@ -14,8 +14,12 @@ from tests.simulation.test_baselines import RUN, make_set
 
 
 def run_of(rate: float = 2e-3) -> RunConfig:
+    still = {"flip_probability": 0, "rotation_deg": 0, "perspective": 0, "erase_boxes": 0}
     learning = RUN.learning.model_copy(
-        update={"training": RUN.learning.training.model_copy(update={"learning_rate": rate})}
+        update={
+            "training": RUN.learning.training.model_copy(update={"learning_rate": rate}),
+            "augmentation": RUN.learning.augmentation.model_copy(update=still),
+        }
     )
     return RUN.model_copy(update={"learning": learning})
 
