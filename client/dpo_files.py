@@ -17,8 +17,8 @@ from typing import Any
 from client.config import SiteConfig
 from client.dpo_facts import LEAK_AUDIT
 from client.held import FOLDER as HELD
-from client.own_parts import FILE as OWN_PARTS
 from client.own_head import OWN_HEAD
+from client.own_parts import FILE as OWN_PARTS
 from client.receipts import FILE as RECEIPTS
 from client.secret import FILE as SECRET
 from client.secure_opened import FILE as OPENED
