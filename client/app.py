@@ -21,6 +21,7 @@ from client.audit_counts import audit_sum, open_kept
 from client.central_round import pay_for_round, shield
 from client.cohort import hold_cohort
 from client.limits import check_arrays, check_patients, check_privacy, check_request
+from client.local_round import class_sums, lesson_of, with_pseudo_labels
 from client.pinned_model import check_graph, check_weights
 from client.private_release import keep_own_atlas, latent_release, protect
 from client.private_round import Permit, count_units, permit_for, spent_in_run, train_permitted
@@ -30,19 +31,18 @@ from client.secure_site import answer_keys, check_agreed, seal_for
 from client.site import ATLAS, FINAL, HEADS_FILE, Site, find_site_file, open_site
 from client.task_round import TASK_WORK
 from mfm_core.atlas import atlas_from, save_atlas
-from mfm_core.checkpoint import encoder_hash, flat_weights, save_model
+from mfm_core.checkpoint import encoder_hash, save_model
 from mfm_core.dataset import SPLITS
 from mfm_core.erasure import why_not_comparable
 from mfm_core.errors import BoundaryError, MfmError, UpdateRejected, unforeseen_word
 from mfm_core.evaluation import metric_sum
+from mfm_core.finetuning import fine_tune, weight_of
 from mfm_core.head import candidate_sum
 from mfm_core.head_files import heads_from_sum, save_heads
 from mfm_core.inference import Inference, infer
 from mfm_core.mitigation import HeadData, head_round, head_round_sum
 from mfm_core.patches import patch_moments
 from mfm_core.sums import Sum
-from mfm_core.training import Schedule
-from mfm_core.training import train as train_locally
 from strategies import wire
 from strategies.answers import (
     HEADS,
@@ -64,8 +64,6 @@ from strategies.plan import (
     UNPLANNED,
     Kind,
     Step,
-    attention_stage,
-    derive_seed,
     plan_of,
 )
 from strategies.privacy import PRIVATE_WEIGHT
@@ -159,7 +157,7 @@ def receive(site: Site, kind: Kind, message: Message) -> Request:
         config_hash=site.config_hash,
         code_hash=code_hash(),
         model=site.schema if request_has_model(kind) else None,
-        total=request_schema(site.run, kind),
+        total=request_schema(site.run, kind, number),
         sealed=kind in ("secure_shares", "secure_unmask"),
         site="",
         max_bytes=site.config.limits.max_message_bytes,
@@ -189,7 +187,7 @@ def pay(request: Request) -> Request:
 def shapes_of(site: Site, kind: Kind) -> dict[str, tuple[int, ...]]:
     """Return name and shape of every array that was agreed to leave in an exchange of a kind."""
     answer = answer_of(site.run, kind)
-    update = {wire.MODEL: (wire.model_size(site.schema),)} if answer.update else {}
+    update = {wire.MODEL: (wire.model_size(site.update_schema),)} if answer.update else {}
     return update | dict(answer.total or ())
 
 
@@ -221,7 +219,7 @@ def release(request: Request, reply: Reply) -> RecordDict:
     if request.about and request.kind in MASKED:
         asked = request.about, request.arrays
         seal = seal_for(site, Step(request.kind, request.round), answer, asked)
-    record = site.outbox.release(header, reply.payload, site.schema, answer, seal)
+    record = site.outbox.release(header, reply.payload, site.update_schema, answer, seal)
     size = wire.record_bytes(record)
     site.log.info("%s round %d: %d bytes left", header.kind, header.round, size)
     return record
@@ -250,21 +248,18 @@ def train_one_round(request: Request) -> Reply:
         return Reply(PRIVATE_WEIGHT, wire.Payload(change))
     model, indices = site.load(request.weights, number), site.images.select("train")
     validation = count_metrics(request, look(request, "val"), "val", 0)
-    steps = site.run.learning.training.steps_per_round
-    terms = train_locally(
-        model,
-        site.images,
-        indices,
-        site.run.learning,
-        schedule=Schedule((number - 1) * steps, site.run.rounds * steps),
-        steps=steps,
-        seed=derive_seed(site.run, site.config.name, "train", number),
-        attention_stage=attention_stage(site.run, number),
-        proximal_mu=site.run.aggregation.proximal_mu,
-    )
+    images = with_pseudo_labels(site, number, request.payload.total)
+    update, terms = fine_tune(model, images, indices, site.run.learning, lesson_of(site, number))
     site.keep_own(number)
-    update = flat_weights(model) - request.weights
-    return Reply(len(indices), wire.Payload(update, training_sum(validation, terms, len(indices))))
+    weight = weight_of(site.run.learning, images.labels[indices])
+    return Reply(weight, wire.Payload(update, training_sum(validation, terms, weight)))
+
+
+def give_class_sums(request: Request) -> Reply:
+    """Return the class sums of the training images under the weights of this round."""
+    site = request.site
+    site.load(request.weights)
+    return Reply(len(site.images.select("train")), wire.Payload(total=class_sums(site)))
 
 
 def give_latent_sums(request: Request) -> Reply:
@@ -356,6 +351,7 @@ def give_audit(request: Request) -> Reply:
 WORK: dict[Kind, Callable[[Request], Reply]] = {
     "hello": say_hello,
     "patch_moments": give_patch_moments,
+    "class_sums": give_class_sums,
     "train": train_one_round,
     "latent_sums": give_latent_sums,
     "heads": try_heads,

@@ -196,7 +196,8 @@ def message_bytes(run: RunConfig, kind: Kind) -> int:
     weights = 4 * parameters_of(run.model, run.image, len(run.ontology.classes))
     answer = answer_of(run, kind)
     back = weights * answer.update + _sum_bytes(answer.total)
-    return max(back, weights * request_has_model(kind) + _sum_bytes(request_schema(run, kind)))
+    sent = _sum_bytes(request_schema(run, kind, run.rounds))
+    return max(back, weights * request_has_model(kind) + sent)
 
 
 def _sum_bytes(schema: Schema | None) -> int:

@@ -40,6 +40,7 @@ LARGEST_AUDIT = 1_000_000
 _SPLITS: Mapping[Kind, tuple[str, ...]] = {
     "hello": SPLITS,
     "patch_moments": ("train",),
+    "class_sums": ("train",),
     "train": ("train", "val"),
     "latent_sums": ("train",),
     "heads": ("val",),

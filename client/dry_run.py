@@ -190,7 +190,7 @@ class _Stage:
             round=step.round,
             config_hash=self.site.config_hash,
             code_hash=code_hash(),
-            model=self.site.schema if answer.update else None,
+            model=self.site.update_schema if answer.update else None,
             total=answer.total,
             site=self.config.name,
             images=(0, MOST_IMAGES),

@@ -15,6 +15,7 @@ from mfm_core.atlas import Atlas, atlas_from
 from mfm_core.autoencoder import Autoencoder, build_autoencoder
 from mfm_core.checkpoint import encoder_hash, flat_weights, load_flat_weights
 from mfm_core.errors import DataError
+from mfm_core.finetuning import with_update
 from mfm_core.head import Head, chosen_head, fit_heads
 from mfm_core.head_files import heads_to_sum
 from mfm_core.mitigation import finish_round, start_heads
@@ -35,7 +36,7 @@ from strategies.answers import (
 from strategies.atlas_release import basis_of, latent_sum_of
 from strategies.central_rounds import told_to_sites
 from strategies.config import RunConfig
-from strategies.plan import Kind
+from strategies.plan import Kind, shared_seed
 from strategies.starting_weights import first_weights
 from strategies.wire import Payload
 
@@ -47,6 +48,7 @@ class LocalCoordinator:
         self.run, self.pictures = run, pictures
         self.weights: NDArray[np.float32] = first_weights(run, pictures)
         self._latent: Sum | None = None
+        self._class_sums: Sum | None = None
         self._heads: dict[str, Head] = {}
         self._candidates: tuple[Head, ...] = ()
 
@@ -74,14 +76,19 @@ class LocalCoordinator:
             return Payload(self.weights, joined(parts))
         if kind == "latent_sums" and self.run.privacy.atlas.private:
             return Payload(self.weights, self.basis().to_sum())
-        told = told_to_sites(self.run, {}) if kind == "train" else None
-        return Payload(self.weights, told)
+        if kind == "train":
+            sums = self._class_sums
+            return Payload(self.weights, told_to_sites(self.run, {}) if sums is None else sums)
+        return Payload(self.weights)
 
     def take(self, kind: Kind, reply: Payload) -> None:
         """Take an answer in, as the server would if it were the only one."""
         total = reply.total
         if kind == "train" and reply.model is not None:
-            self.weights = self.weights + reply.model
+            seed = shared_seed(self.run)
+            self.weights = with_update(self._model(), self.run.learning, seed, reply.model)
+        elif kind == "class_sums" and total is not None:
+            self._class_sums = total
         elif kind == "patch_moments" and total is not None:
             model = self._model()
             start_linear_path(model, total)

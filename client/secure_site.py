@@ -121,7 +121,7 @@ def seal_for(site: Site, step: Step, answer: Answer, asked: tuple[str, str]) -> 
     most = site.run.aggregation.max_site_images
     if not (0 < told["norm"] < 1e9 and 1 <= told["largest"] <= most):
         raise UpdateRejected("secure", "norm or largest are outside what a run can have")
-    model = site.schema if answer.update else None
+    model = site.update_schema if answer.update else None
     form = form_of(
         site.run.secure_sum,
         (model, answer.total),

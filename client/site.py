@@ -28,7 +28,8 @@ from mfm_core.config import canonical_hash
 from mfm_core.dataset import ImageSet, open_images
 from mfm_core.devices import choose_device
 from mfm_core.errors import ConfigError
-from mfm_core.inference import infer
+from mfm_core.finetuning import update_schema
+from mfm_core.inference import latents_of
 from mfm_core.sums import Schema
 from strategies.config import RunConfig
 
@@ -66,6 +67,11 @@ class Site:
     def schema(self) -> Schema:
         """Return names and shapes of the weights."""
         return weight_schema(self.model)
+
+    @cached_property
+    def update_schema(self) -> Schema:
+        """Return names and shapes of what a training reply changes."""
+        return update_schema(self.model, self.run.learning)
 
     @cached_property
     def starting_weights(self) -> NDArray[np.float32]:
@@ -125,7 +131,7 @@ class Site:
         encoder = encoder_hash(self.model)
         kept = self._latents.get(split)
         if kept is None or kept[0] != encoder:
-            kept = encoder, infer(self.model, self.images, self.images.select(split)).mu
+            kept = encoder, latents_of(self.model, self.images, self.images.select(split))
             self._latents[split] = kept
         return kept[1]
 

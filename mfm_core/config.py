@@ -221,6 +221,12 @@ class TrainingConfig(Part):
     """The local optimiser: AdamW under one cosine over all rounds."""
 
     batch_size: int = Field(32, ge=2, le=512, description="Images per optimiser step.")
+    labelled_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Least share of labelled images in a batch, at sites that have both kinds.",
+    )
     steps_per_round: int = Field(40, ge=1, description="Optimiser steps of a site per round.")
     learning_rate: float = Field(2e-3, gt=0, description="Peak of the cosine.")
     weight_decay: float = Field(0.05, ge=0, description="AdamW; norms and biases are left out.")
@@ -232,9 +238,42 @@ class TrainingConfig(Part):
     max_grad_norm: float = Field(1.0, gt=0, description="Clip of the whole gradient's norm.")
 
 
+class LoraConfig(Part):
+    """Low-rank changes of the weights (`mfm_core.lora`)."""
+
+    rank: int = Field(4, ge=1, le=64, description="Rank of a layer's change; fewer where it fits.")
+    alpha: float = Field(8.0, gt=0, le=1000, description="A change is alpha / rank times B A.")
+
+
+class PseudoLabelConfig(Part):
+    """Labels for unlabelled images, from the class Gaussians (`mfm_core.pseudo_labels`)."""
+
+    from_round: int = Field(
+        0, ge=0, description="First round that trains with them; 0: never. Earlier rounds do not."
+    )
+    posterior: float = Field(
+        0.95, gt=0.5, lt=1, description="Least posterior of the class that is taken."
+    )
+    gate: float = Field(
+        0.99,
+        gt=0.5,
+        lt=1,
+        description="Share of a class's own images that its Gaussian says lie near enough.",
+    )
+
+    def used_in(self, number: int) -> bool:
+        """Return whether a training round, counted from 1, trains with pseudo-labels."""
+        return 0 < self.from_round <= number
+
+
 class LearningConfig(Part):
     """Everything one local training needs beside model and data."""
 
+    trainable: Literal["all", "head", "lora"] = Field(
+        "all", description="What learns and leaves: all weights, the head, or low-rank changes."
+    )
+    lora: LoraConfig = LoraConfig()
+    pseudo_labels: PseudoLabelConfig = PseudoLabelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     training: TrainingConfig = TrainingConfig()
@@ -277,6 +316,9 @@ class DataConfig(Part):
         None,
         description="The root holds data sets in the MIMeta layout: use these (folder names), or "
         "all with []; None: it does not. For runs whose ontology has tasks.",
+    )
+    unlabelled: bool = Field(
+        False, description="True: labels are not read; the images train the autoencoder only."
     )
     frame: Annotated[int, Field(ge=0)] | Literal["middle"] = Field(
         "middle", description="Frame of a multi-frame DICOM, from 0."

@@ -96,7 +96,9 @@ def open_images(
     pixels, failures = open_pixels(entries, image, data.frame, cache_folder)
     for index, reason in failures:
         findings.add(entries[index].place, reason)
-    problems = findings.lines() or whole_problems(entries, ontology, to_train=to_train)
+    problems = findings.lines() or whole_problems(
+        entries, ontology, data.unlabelled, to_train=to_train
+    )
     if problems:
         raise DataError(str(data.manifest or data.root), problems)
     labels = np.array([entry.label for entry in entries], dtype=np.int64)
@@ -111,15 +113,33 @@ def open_images(
 
 
 def whole_problems(
-    entries: Sequence[Entry], ontology: OntologyConfig, *, to_train: bool = True
+    entries: Sequence[Entry],
+    ontology: OntologyConfig,
+    unlabelled: bool = False,
+    *,
+    to_train: bool = True,
 ) -> list[str]:
-    """Return what is wrong with the set although each row is right; `to_train` as above."""
+    """Return what is wrong with the set although each row is right.
+
+    Args:
+        entries: rows that could be used.
+        ontology: the consortium's classes.
+        unlabelled: whether the settings say that there are no labels.
+        to_train: as in `open_images`.
+    """
     if not entries:
         return ["no image is left; check where, label_mapping and the folder"]
+    if unlabelled:
+        all_elsewhere = all(entry.split > 0 for entry in entries)
+        wanting = all_elsewhere and to_train
+        return ["no image is in train; check columns.split"] if wanting else []
     present = sorted({entry.label for entry in entries} - {-1})
     if not present:
         needed = (
-            "images of at least two classes are needed" if to_train else "check the label column"
+            "images of at least two classes are needed, or data.unlabelled: true at a site that "
+            "has none"
+            if to_train
+            else "check the label column"
         )
         return [f"no image has a label; {needed}"]
     if not to_train:

@@ -33,6 +33,21 @@ class Inference:
 
 
 @torch.no_grad()
+def latents_of(
+    model: Autoencoder, images: ImageSet, indices: NDArray[np.int64], batch_size: int = 64
+) -> NDArray[np.float32]:
+    """Return `[N, L]`, the latents that `infer` gives, the same bits, without drawing an image."""
+    was_training = model.training
+    model.eval()
+    mu = np.empty((len(indices), model.latent_size), dtype=np.float32)
+    for start in range(0, len(indices), batch_size):
+        rows = slice(start, start + batch_size)
+        mu[rows] = to_array(model.encode(images.batch(indices[rows], device_of(model)))[0])
+    model.train(was_training)
+    return mu
+
+
+@torch.no_grad()
 def infer(
     model: Autoencoder, images: ImageSet, indices: NDArray[np.int64], batch_size: int = 64
 ) -> Inference:

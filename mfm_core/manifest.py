@@ -154,7 +154,7 @@ def _csv_rows(data: DataConfig, findings: Findings) -> Iterator[_Row]:
             continue
         file = cells[columns.file]
         place = f"row {number} ({file})"
-        yield _Row(place, file, cells, cells[columns.label], cells[columns.patient])
+        yield _Row(place, file, cells, cells.get(columns.label, ""), cells[columns.patient])
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -187,7 +187,7 @@ def _check_columns(data: DataConfig, header: list[str]) -> None:
     twice = sorted({name for name in header if name and header.count(name) > 1})
     wanted = [
         ("columns.file", columns.file),
-        ("columns.label", columns.label),
+        *([] if data.unlabelled else [("columns.label", columns.label)]),
         ("columns.patient", columns.patient),
         *([("columns.split", columns.split)] if columns.split else []),
         *((f"columns.attributes.{name}", column) for name, column in columns.attributes.items()),
@@ -244,6 +244,8 @@ def _entries(
 
 
 def _label(row: _Row, data: DataConfig, ontology: OntologyConfig, findings: Findings) -> int | None:
+    if data.unlabelled:
+        return UNKNOWN
     try:
         return look_up_label(row.label, data.label_mapping, ontology.classes)
     except UnknownWord as error:

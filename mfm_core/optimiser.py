@@ -22,12 +22,15 @@ Named = Sequence[tuple[str, torch.nn.Parameter]]
 def _sort_into_groups(
     named: Named, linear_rate: float
 ) -> list[tuple[float, bool, list[torch.nn.Parameter]]]:
-    """Return (rate, decays, parameters): no decay on norms, biases, linear path and attention."""
+    """Return (rate, decays, parameters): no decay on norms, biases, linear path and attention.
+
+    Nor on the B of a low-rank change (`mfm_core.lora`), which starts at zero: that is its decay.
+    """
     linear, decayed, plain = [], [], []
     for name, parameter in named:
         if name.startswith("linear_path."):
             linear.append(parameter)
-        elif parameter.ndim > 1 and name != "attention_logits":
+        elif parameter.ndim > 1 and name != "attention_logits" and "parametrizations" not in name:
             decayed.append(parameter)
         else:
             plain.append(parameter)

@@ -67,6 +67,38 @@ def shuffled_batches(
         queue = queue[batch_size:]
 
 
+def mixed_batches(
+    indices: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    config: TrainingConfig,
+    steps: int,
+    generator: np.random.Generator,
+) -> Iterator[NDArray[np.int64]]:
+    """Yield `steps` batches of which at least `config.labelled_share` is labelled.
+
+    Where few images are labelled they come again sooner than the others; without the need, or
+    without either kind, these are the batches of `shuffled_batches`.
+
+    Args:
+        indices: `[M]`, images to learn from.
+        labels: `[M]` their labels, -1 for none.
+        config: batch size and share.
+        steps: number of batches.
+        generator: of all choices.
+    """
+    size, bare = config.batch_size, indices[labels < 0]
+    known, wanted = indices[labels >= 0], math.ceil(config.labelled_share * size)
+    if len(known) * size >= wanted * len(indices) or not len(known):
+        yield from shuffled_batches(indices, size, steps, generator)
+        return
+    first = shuffled_batches(known, wanted, steps, generator)
+    if wanted == size:
+        yield from first
+        return
+    for pair in zip(first, shuffled_batches(bare, size - wanted, steps, generator), strict=True):
+        yield generator.permutation(np.concatenate(pair))
+
+
 def train(  # noqa: PLR0913 - what differs from call to call stays visible as keywords
     model: Autoencoder,
     images: ImageSet,
@@ -135,7 +167,8 @@ class _Lesson:
         config = self.learning.training
         generator = torch.Generator().manual_seed(seed)
         shuffler = np.random.default_rng(seed)
-        batches = shuffled_batches(self.indices, config.batch_size, len(rates), shuffler)
+        labels = self.images.labels[self.indices]
+        batches = mixed_batches(self.indices, labels, config, len(rates), shuffler)
         totals = torch.zeros(len(TERM_NAMES), dtype=torch.float64, device=device_of(model))
         proximal = 0.0
         with FlatOptimiser(model, config, proximal_mu) as optimiser:

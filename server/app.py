@@ -20,6 +20,7 @@ from mfm_core.autoencoder import count_parameters
 from mfm_core.checkpoint import arrays_hash, encoder_hash, save_model, weight_schema
 from mfm_core.config import canonical_hash
 from mfm_core.errors import ConfigError, MfmError, is_full, system_refusal
+from mfm_core.finetuning import update_schema
 from mfm_core.head_files import heads_from_sum, save_heads
 from mfm_core.public_pictures import Pixels
 from server.config import (
@@ -29,11 +30,12 @@ from server.config import (
     load_public_pictures,
 )
 from server.journal import RunFolder, write_json
-from server.phases import model_with, new_model, pooled_atlas
+from server.phases import pooled_atlas
 from server.receipt_key import signer_of
 from server.run_files import read_lines
 from server.start import starting_state
 from server.task_phases import phases_for, task_results
+from server.weights import model_with, new_model
 from strategies.answers import HEADS, refuse_too_large
 from strategies.central_noise import CENTRAL, spent_by, spent_words
 from strategies.central_rounds import CentralRounds
@@ -96,12 +98,14 @@ def strategy_of(
     pictures: Pixels | None = None,
 ) -> PhasedStrategy:
     """Return the engine of a run, ready to go on from `state`; `pictures` are public ones."""
-    schema = weight_schema(new_model(run))
+    model = new_model(run)
+    schema, update = weight_schema(model), update_schema(model, run.learning)
     secure = run.secure_sum if run.secure_sum.enabled else None
     identity = Identity(
         canonical_hash(run),
         code_hash(),
         schema,
+        update,
         run.aggregation,
         consortium.sites,
         secure,

@@ -197,7 +197,7 @@ def _check_state(
         CheckpointError: the state is damaged.
     """
     from server.app import summarise
-    from server.phases import model_with
+    from server.weights import model_with
 
     found = load_newest(folder / STATES, canonical_hash(run))
     if found is None:

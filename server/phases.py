@@ -1,7 +1,7 @@
 """The server's half of each exchange: what is sent, and what the pooled answers become.
 
-    hello -> patch_moments -> train 1..R -> latent_sums -> heads -> mitigate 1..M -> evaluate
-    -> atlas -> audit
+    hello -> patch_moments -> (class_sums ->) train 1..R -> latent_sums -> heads -> mitigate 1..M
+    -> evaluate -> atlas -> audit
 
 Each phase is small and pure: from a RunState and pooled sums to the next RunState. The sites'
 half is `client.app`; `strategies.answers` says what replies hold.
@@ -10,21 +10,18 @@ What crosses a hospital's boundary: towards it, the weights, candidate heads and
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from mfm_core.atlas import Atlas, atlas_from
-from mfm_core.autoencoder import Autoencoder, build_autoencoder
-from mfm_core.checkpoint import encoder_hash, flat_weights, load_flat_weights, weight_schema
+from mfm_core.checkpoint import encoder_hash, flat_weights
 from mfm_core.erasure import why_not_comparable
 from mfm_core.evaluation import metrics_from
+from mfm_core.finetuning import update_schema
 from mfm_core.head import Head, choose_head, chosen_head, fit_heads
 from mfm_core.head_files import heads_from_sum, heads_to_sum
 from mfm_core.mitigation import finish_round, start_heads
@@ -34,6 +31,7 @@ from mfm_core.public_pictures import Pixels
 from mfm_core.sums import Sum
 from server.audit import audit_figures, bias_rows, without_mitigated
 from server.round_facts import spent_facts, spent_note, training_facts
+from server.weights import attention_slice, head_of, model_with, new_model, next_weights, with_head
 from strategies import aggregation
 from strategies.answers import (
     CHOSEN,
@@ -55,29 +53,19 @@ from strategies.config import RunConfig
 from strategies.plan import Kind, Step, attention_stage, plan_of
 from strategies.starting_weights import first_weights
 from strategies.strategy import Phase, RunState
-from strategies.wire import Payload
+from strategies.wire import Payload, model_size
 
+CLASS_SUMS = "class_sums"
 CLASS_CELLS = ("class.count", "class.sum")
 SITE_CELLS = "site_cells"
 """The class cells of each site, which make the site itself a field of the bias ranking."""
 
 
-def new_model(run: RunConfig) -> Autoencoder:
-    """Return the run's model with its seeded starting weights."""
-    return build_autoencoder(run.model, run.image, len(run.ontology.classes), run.seed)
-
-
-def model_with(run: RunConfig, weights: NDArray[np.float32]) -> Autoencoder:
-    """Return the run's model with the given flat weights."""
-    model = new_model(run)
-    load_flat_weights(model, weights)
-    return model.eval()
-
-
 def first_state(run: RunConfig, pictures: Pixels | None = None) -> RunState:
     """Return the state before the first phase; `pictures` are the public ones of the run."""
+    moving = model_size(update_schema(new_model(run), run.learning))
     weights = first_weights(run, pictures)
-    return RunState(0, weights, aggregation.init(run.aggregation, len(weights)))
+    return RunState(0, weights, aggregation.init(run.aggregation, moving))
 
 
 def pooled_atlas(run: RunConfig, state: RunState, config_hash: str) -> Atlas:
@@ -91,6 +79,7 @@ def phases_of(run: RunConfig, pictures: Pixels | None = None) -> tuple[Phase, ..
     kinds: dict[Kind, Callable[[RunConfig, Step], Phase]] = {
         "hello": Asking,
         "patch_moments": PatchMoments,
+        "class_sums": ClassSums,
         "train": Training,
         "latent_sums": partial(LatentSums, pictures=pictures),
         "heads": Heads,
@@ -138,22 +127,26 @@ class PatchMoments(Asking):
         return replace(state, weights=flat_weights(model)), {}
 
 
-def attention_slice(run: RunConfig) -> slice:
-    """Return where the attention logits lie in the flat weights."""
-    start = 0
-    for name, shape in weight_schema(new_model(run)):
-        size = math.prod(shape)
-        if name == "attention_logits":
-            return slice(start, start + size)
-        start += size
-    raise AssertionError("the model has no attention logits")
+class ClassSums(Asking):
+    """The class Gaussians under the weights of one round, for its pseudo-labels."""
+
+    def request(self, state: RunState) -> Payload:
+        """Return the weights that the round starts from."""
+        return Payload(state.weights)
+
+    def finish(self, state: RunState, pooled: Pooled) -> tuple[RunState, dict[str, Any]]:
+        """Return the state with the pooled class sums."""
+        assert pooled.total is not None
+        return replace(state, sums={**state.sums, CLASS_SUMS: pooled.total}), {}
 
 
 class Training(Asking):
     """One round: local training, averaged; validation of the weights before it."""
 
     def request(self, state: RunState) -> Payload:
-        """Return the global weights; with the clip where it follows the sites' norms."""
+        """Return the global weights; with the class sums of pseudo-labels or the clip, if used."""
+        if self.run.learning.pseudo_labels.used_in(self.step.round):
+            return Payload(state.weights, state.sums[CLASS_SUMS])
         return Payload(state.weights, told_to_sites(self.run, state.facts))
 
     def answer(self, state: RunState) -> Answer:
@@ -170,9 +163,7 @@ class Training(Asking):
         Outside attention stage one the attention map stays, whatever momentum the optimiser has.
         """
         assert pooled.update is not None
-        server, weights = aggregation.apply(
-            self.run.aggregation, state.server, state.weights, pooled.update
-        )
+        server, weights = next_weights(self.run, state, pooled.update)
         if attention_stage(self.run, self.step.round) != 1:
             fixed = attention_slice(self.run)
             weights[fixed] = state.weights[fixed]
@@ -235,21 +226,6 @@ class LatentSums(Asking):
         }
         sums = {**state.sums, LATENT: pooled.total, SITE_CELLS: Sum(cells)}
         return replace(state, sums=sums, facts={**state.facts, "latent_sums": facts}), facts
-
-
-def head_of(run: RunConfig, weights: NDArray[np.float32]) -> Head:
-    """Return the head in the weights."""
-    head = model_with(run, weights).head
-    return Head(head.weight.detach().numpy(), head.bias.detach().numpy())
-
-
-def with_head(run: RunConfig, weights: NDArray[np.float32], head: Head) -> NDArray[np.float32]:
-    """Return the weights with another head."""
-    model = model_with(run, weights)
-    with torch.no_grad():
-        model.head.weight.copy_(torch.from_numpy(head.weight))
-        model.head.bias.copy_(torch.from_numpy(head.bias))
-    return flat_weights(model)
 
 
 class Heads(Asking):

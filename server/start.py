@@ -5,13 +5,15 @@ What crosses a hospital's boundary: nothing here; every round sends the weights 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mfm_core.checkpoint import flat_weights
 from mfm_core.errors import ConfigError
 from mfm_core.model_start import read_released, start_from
 from mfm_core.public_pictures import Pixels
 from server.config import ConsortiumConfig
-from server.phases import first_state, new_model
-from strategies import aggregation
+from server.phases import first_state
+from server.weights import new_model
 from strategies.config import RunConfig
 from strategies.strategy import RunState
 
@@ -34,5 +36,4 @@ def starting_state(
         return first_state(run, pictures)
     model = new_model(run)
     start_from(model, read_released(consortium.pretrained, run.pretrained))
-    weights = flat_weights(model)
-    return RunState(0, weights, aggregation.init(run.aggregation, len(weights)))
+    return replace(first_state(run), weights=flat_weights(model))

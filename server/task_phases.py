@@ -12,7 +12,8 @@ from mfm_core.checkpoint import weight_schema
 from mfm_core.public_pictures import Pixels
 from mfm_core.sums import Sum
 from mfm_core.tasks import task_figures
-from server.phases import Asking, Evaluation, PatchMoments, Training, new_model, phases_of
+from server.phases import Asking, Evaluation, PatchMoments, Training, phases_of
+from server.weights import new_model
 from strategies import aggregation
 from strategies.collector import Pooled
 from strategies.config import RunConfig

@@ -24,6 +24,7 @@ from rich.table import Table
 
 from mfm_core.errors import ConfigError, MfmError, system_refusal
 from simulation.commands_federations import federations
+from simulation.commands_few_labels import few_labels
 from simulation.commands_pretraining import pretrain, transfer
 from simulation.commands_privacy import privacy
 from simulation.config import NAME, PhantomSource, StudyConfig, load_study
@@ -338,7 +339,7 @@ def leaks(
     print_json(found) if as_json else print("\n".join(lines_of(found)))
 
 
-for command in (privacy, federations, pretrain, transfer):
+for command in (privacy, federations, pretrain, transfer, few_labels):
     app.command()(command)
 
 

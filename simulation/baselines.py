@@ -24,16 +24,18 @@ from numpy.typing import NDArray
 
 from mfm_core.atlas import atlas_from
 from mfm_core.autoencoder import Autoencoder, build_autoencoder
+from mfm_core.checkpoint import load_flat_weights
 from mfm_core.dataset import ImageSet
 from mfm_core.devices import Wanted, choose_device, to_array
 from mfm_core.evaluation import Metrics, metric_sum, metrics_from
+from mfm_core.finetuning import Lesson, fine_tune, with_update
 from mfm_core.head import Head, candidate_sum, chosen_head, fit_heads
 from mfm_core.inference import infer
 from mfm_core.latent_sums import latent_sum
 from mfm_core.patches import patch_moments, start_linear_path
-from mfm_core.training import Schedule, train
+from mfm_core.training import Schedule
 from strategies.config import RunConfig
-from strategies.plan import derive_seed
+from strategies.plan import derive_seed, shared_seed
 
 Floats = NDArray[np.float32]
 PIXELS = 32
@@ -145,16 +147,17 @@ def fit_alone(
     first = round(steps * attention / run.rounds)
     stages = [(1, 0, first), (2, first, steps)] if attention else [(0, 0, steps)]
     for stage, start, end in stages:
-        train(
-            model,
-            images,
-            rows,
-            run.learning,
-            schedule=Schedule(start, steps),
+        lesson = Lesson(
+            Schedule(start, steps),
             steps=end - start,
             seed=seed + stage,
+            shared_seed=shared_seed(run),
             attention_stage=stage,
         )
+        update, _ = fine_tune(model, images, rows, run.learning, lesson)
+        if run.learning.trainable != "all":  # which is trained in place
+            weights = with_update(model, run.learning, lesson.shared_seed, update)
+            load_flat_weights(model, weights)
     if run.statistics.refit_head:
         refit_head(run, model, images)
     return model

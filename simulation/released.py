@@ -41,7 +41,7 @@ def copy_released(path: Path, run: RunConfig, folder: Path) -> None:
         CheckpointError: another file than was agreed, damaged, or of another architecture.
     """
     from mfm_core.model_start import read_released, start_from
-    from server.phases import new_model
+    from server.weights import new_model
 
     start_from(new_model(run), read_released(path, str(run.pretrained)))
     write_whole(folder / RELEASED, path.read_bytes())

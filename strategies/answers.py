@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mfm_core.config import OntologyConfig
 from mfm_core.dataset import SPLITS, ImageSet
 from mfm_core.errors import ConfigError
 from mfm_core.evaluation import metric_sum
@@ -90,7 +91,8 @@ def _example(run: RunConfig, kind: Kind) -> Sum:
     makers: dict[Kind, Callable[[], Sum]] = {
         "hello": lambda: Sum({"images": np.zeros(len(SPLITS))}),
         "patch_moments": lambda: patch_moments(_black(run), np.zeros(1, np.int64), run.model),
-        "latent_sums": lambda: _empty_latent_sum(run),
+        "class_sums": lambda: _empty_latent_sum(run, classes_alone(run)),
+        "latent_sums": lambda: _empty_latent_sum(run, run.ontology),
         "heads": lambda: _empty_candidates(run),
         "mitigate": lambda: empty_head_round_sum(
             trained_methods(run), len(run.ontology.classes), latent_size(run)
@@ -101,11 +103,16 @@ def _example(run: RunConfig, kind: Kind) -> Sum:
     return makers[kind]()
 
 
-def _empty_latent_sum(run: RunConfig) -> Sum:
+def classes_alone(run: RunConfig) -> OntologyConfig:
+    """Return the ontology of class sums: the run's classes, no attributes."""
+    return OntologyConfig(classes=run.ontology.classes)
+
+
+def _empty_latent_sum(run: RunConfig, ontology: OntologyConfig) -> Sum:
     nobody = np.zeros(1, dtype=np.int64)
-    attributes = np.zeros((1, len(run.ontology.attributes)), dtype=np.int64)
+    attributes = np.zeros((1, len(ontology.attributes)), dtype=np.int64)
     mu = np.zeros((1, latent_size(run)))
-    return with_suppressed(latent_sum(mu, nobody, attributes, nobody, run.ontology), 0)
+    return with_suppressed(latent_sum(mu, nobody, attributes, nobody, ontology), 0)
 
 
 def _empty_candidates(run: RunConfig) -> Sum:
@@ -174,7 +181,8 @@ def refuse_too_large(run: RunConfig) -> None:
     """
     problems = []
     for step in plan_of(run):
-        answer, request = answer_of(run, step.kind).total, request_schema(run, step.kind)
+        answer = answer_of(run, step.kind).total
+        request = request_schema(run, step.kind, step.round)
         for end, schema in (("reply", answer), ("request", request)):
             mib = 8 * sum(math.prod(shape) for _, shape in schema or ()) / 2**20
             if mib > LARGEST_SUM_MIB and step.round in (0, 1):
@@ -245,8 +253,16 @@ def read_heads(total: Sum) -> tuple[Head, ...]:
     return tuple(Head(w.astype(np.float32), b.astype(np.float32)) for w, b in pairs)
 
 
-def request_schema(run: RunConfig, kind: Kind) -> Schema | None:
-    """Return the schema of the Sum that the server sends with a message of this kind, or None."""
+def request_schema(run: RunConfig, kind: Kind, number: int = 0) -> Schema | None:
+    """Return the schema of the Sum that the server sends with a message of this kind, or None.
+
+    Args:
+        run: agreed.
+        kind: of the message.
+        number: its round; class sums go with training rounds that use pseudo-labels.
+    """
+    if kind == "train" and run.learning.pseudo_labels.used_in(number):
+        return _example(run, "class_sums").schema
     if kind == "heads":
         return heads_sum((zero_head(run),) * (1 + len(SHRINKAGES))).schema
     if kind == "latent_sums" and run.privacy.atlas.private:

@@ -75,6 +75,7 @@ class Identity:
         config_hash: of the agreed run.
         code_hash: of the code in the bundle.
         schema: names and shapes of the weights.
+        update: names and shapes of what a training reply changes.
         limits: largest weight and norm of a site.
         admitted: names that a site may introduce itself with; empty admits any (simulation).
         secure: how single answers stay masked; None where the server sees them.
@@ -84,6 +85,7 @@ class Identity:
     config_hash: str
     code_hash: str
     schema: Schema
+    update: Schema
     limits: AggregationConfig
     admitted: tuple[str, ...] = ()
     secure: SecureSumConfig | None = None
@@ -104,7 +106,7 @@ class Identity:
             round=step.round,
             config_hash=self.config_hash,
             code_hash=self.code_hash,
-            model=self.schema if answer.update else None,
+            model=self.update if answer.update else None,
             total=answer.total,
             sealed=answer.sealed,
             site=site,
@@ -191,7 +193,7 @@ class Collector:
         note: Callable[[Sum | None, int], dict[str, Any]],
     ) -> None:
         self._identity, self._step, self._answer, self._note = identity, step, answer, note
-        self._size = wire.model_size(identity.schema) if answer.update else 0
+        self._size = wire.model_size(identity.update) if answer.update else 0
         sums = wire.model_size(answer.total) if answer.total is not None else 0
         self._adder = Accumulator(1 + self._size + sums)
         self._of_site: dict[str, dict[str, Any]] = {}

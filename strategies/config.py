@@ -153,6 +153,12 @@ def task_problems(run: RunConfig) -> list[str]:
         "learning.objective.attention.rounds must be 0: tasks share no map": (
             run.learning.objective.attention.rounds > 0
         ),
+        "learning.trainable must be all: a task's head is the mean over the sites that have it": (
+            run.learning.trainable != "all"
+        ),
+        "learning.pseudo_labels.from_round must be 0: tasks have several heads": (
+            run.learning.pseudo_labels.from_round > 0
+        ),
         "ontology.attributes must be left out: figures are counted per task": bool(
             run.ontology.attributes
         ),
@@ -202,6 +208,33 @@ class RunConfig(Part):
                 f"learning.objective.attention.rounds is {stage_one} of {self.rounds} rounds; "
                 "stage two needs at least one round"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _what_learns_fits(self) -> Self:
+        learning, problems = self.learning, []
+        if learning.trainable != "all" and learning.objective.attention.rounds:
+            problems.append(
+                f"learning.trainable is {learning.trainable}, so the attention map cannot learn; "
+                "set learning.objective.attention.rounds to 0"
+            )
+        if self.aggregation.personal and learning.trainable != "all":
+            problems.append(
+                f"learning.trainable is {learning.trainable}, so a site has no part of its own to "
+                "keep; leave aggregation.personal empty"
+            )
+        if self.aggregation.personal and learning.pseudo_labels.from_round:
+            problems.append(
+                "learning.pseudo_labels needs one encoder at all sites; leave "
+                "aggregation.personal empty"
+            )
+        if learning.pseudo_labels.from_round > self.rounds:
+            problems.append(
+                f"learning.pseudo_labels.from_round is {learning.pseudo_labels.from_round} of "
+                f"{self.rounds} rounds; use a round of the run, or 0 for never"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
     @model_validator(mode="after")

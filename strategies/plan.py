@@ -16,6 +16,7 @@ from strategies.config import RunConfig
 Kind = Literal[
     "hello",
     "patch_moments",
+    "class_sums",
     "train",
     "latent_sums",
     "heads",
@@ -30,7 +31,7 @@ Kind = Literal[
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-ROUNDED: tuple[Kind, ...] = ("train", "mitigate")
+ROUNDED: tuple[Kind, ...] = ("class_sums", "train", "mitigate")
 """Kinds that come in rounds, counted from 1."""
 
 KEYS: tuple[Kind, ...] = ("secure_keys", "secure_shares", "secure_unmask")
@@ -40,13 +41,14 @@ UNPLANNED: tuple[Kind, ...] = ("hello", "receipts", *KEYS)
 """Kinds outside the plan: hello begins every start, receipts end a run, keys change no state."""
 
 MASKED: tuple[Kind, ...] = (
-    "patch_moments", "train", "latent_sums", "heads", "mitigate", "evaluate", "audit",
+    "patch_moments", "class_sums", "train", "latent_sums", "heads", "mitigate", "evaluate", "audit",
 )  # fmt: skip
 """Kinds whose answers a secure sum masks: all that hold figures of patients but hello's counts."""
 
 MESSAGE_TYPES: dict[Kind, str] = {
     "hello": "query.hello",
     "patch_moments": "query.patch_moments",
+    "class_sums": "query.class_sums",
     "train": "train",
     "latent_sums": "query.latent_sums",
     "heads": "query.heads",
@@ -64,7 +66,7 @@ MESSAGE_TYPES: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Step:
-    """One exchange with every site; `round` counts from 1 in train and mitigate, else 0."""
+    """One exchange with every site; `round` counts from 1 in the kinds of ROUNDED, else 0."""
 
     kind: Kind
     round: int = 0
@@ -80,7 +82,10 @@ def plan_of(run: RunConfig) -> tuple[Step, ...]:
     steps: list[Step] = []
     if run.model.linear_path and not run.privacy.private and run.pretrained is None:
         steps.append(Step("patch_moments"))
-    steps += [Step("train", number) for number in range(1, run.rounds + 1)]
+    for number in range(1, run.rounds + 1):
+        if run.learning.pseudo_labels.used_in(number):
+            steps.append(Step("class_sums", number))
+        steps.append(Step("train", number))
     if run.ontology.tasks:
         return (*steps, Step("evaluate"))
     steps.append(Step("latent_sums"))
@@ -100,6 +105,11 @@ def attention_stage(run: RunConfig, number: int) -> int:
     if first == 0:
         return 0
     return 1 if number <= first else 2
+
+
+def shared_seed(run: RunConfig) -> int:
+    """Return the seed of what all sites of a run share: A of its low-rank changes."""
+    return derive_seed(run, "", "lora")
 
 
 def derive_seed(run: RunConfig, site: str, purpose: str, number: int = 0) -> int:

@@ -142,7 +142,7 @@ def unprotected_kinds(run: RunConfig) -> tuple[Unprotected, ...]:
 
 def privacy_problems(run: RunConfig) -> list[str]:
     """Return why a run cannot keep what it promises; empty if it can or promises nothing."""
-    problems = atlas_problems(run)
+    problems = [*atlas_problems(run), *_learning_problems(run)]
     if run.aggregation.personal and (run.privacy.private or run.privacy.atlas.private):
         problems.append(
             "aggregation.personal must be empty: nothing accounts for what a site keeps of its own"
@@ -166,6 +166,24 @@ def privacy_problems(run: RunConfig) -> list[str]:
         )
     if idle := sorted(agreed - made):
         problems.append(f"privacy.unprotected lists {', '.join(idle)}, which this run never makes")
+    return problems
+
+
+def _learning_problems(run: RunConfig) -> list[str]:
+    """Return what of the learning a run with anything private cannot have."""
+    learning, problems = run.learning, []
+    private = run.privacy.private or run.privacy.atlas.private
+    if private and learning.pseudo_labels.from_round:
+        problems.append("learning.pseudo_labels.from_round must be 0: class sums leave unprotected")
+    if run.privacy.private and learning.trainable == "head":
+        problems.append(
+            "learning.trainable must be all: a private run says privacy.trainable: head"
+        )
+    if run.privacy.private and learning.trainable == "lora":
+        problems.append(
+            "learning.trainable must be all: low-rank changes have no gradients per image; "
+            "privacy.trainable: head trains few weights privately"
+        )
     return problems
 
 
@@ -241,7 +259,7 @@ def _label_of(run: RunConfig, kind: str, smallest: int | None) -> Label:
             noise_multiplier=run.privacy.atlas.sigma,
             delta=run.privacy.atlas.delta,
         )
-    if kind in ("latent_sums", "audit"):
+    if kind in ("class_sums", "latent_sums", "audit"):
         return Label("heuristic", f"cells {few} patients leave as zeros")
     rules = {
         "patch_moments": f"refused {few} patients",

@@ -280,7 +280,7 @@ class SecureRounds:
         return self._pooled(opened, len(told.survivors)), _with_liars(went, liars)
 
     def _form(self, step: Step, answer: Answer, terms: tuple[float, int]) -> Form:
-        model = self._identity.schema if answer.update else None
+        model = self._identity.update if answer.update else None
         key = (self._identity.config_hash, step)
         return form_of(self._settings, (model, answer.total), key, terms)
 

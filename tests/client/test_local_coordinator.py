@@ -9,13 +9,16 @@ import pytest
 
 from client.local_coordinator import LocalCoordinator
 from mfm_core.errors import DataError
+from mfm_core.finetuning import update_schema
 from mfm_core.patches import patch_moments
 from mfm_core.sums import Sum
 from server.phases import first_state, phases_of
-from strategies.answers import request_has_model, request_schema
+from server.weights import new_model, next_weights
+from strategies.answers import answer_of, request_has_model, request_schema
 from strategies.collector import Pooled
+from strategies.config import RunConfig
 from strategies.plan import KINDS, Kind
-from strategies.wire import Payload
+from strategies.wire import Payload, model_size
 from tests.server.hospitals import RUN, lay_out, site_config
 
 
@@ -113,3 +116,30 @@ def test_requests_have_the_schema_that_the_site_expects() -> None:
         expected = request_schema(RUN, kind)
         assert (payload.total.schema if payload.total is not None else None) == expected
         assert (payload.model is not None) == request_has_model(kind)
+
+
+def test_class_sums_go_back_with_the_training_that_uses_them() -> None:
+    content = RUN.model_dump(mode="json")
+    content["learning"]["pseudo_labels"] = {"from_round": 1}
+    run = RunConfig.model_validate(content)
+    schema = answer_of(run, "class_sums").total
+    assert schema is not None
+    mine = LocalCoordinator(run)
+    mine.take("class_sums", Payload(total=Sum({name: np.zeros(size) for name, size in schema})))
+    sent = mine.message("train")
+    assert sent.total is not None and sent.total.schema == request_schema(run, "train", 1)
+
+
+def test_a_low_rank_change_is_merged_as_the_server_merges_it() -> None:
+    content = RUN.model_dump(mode="json")
+    content["learning"] |= {"trainable": "lora", "lora": {"rank": 2}}
+    run = RunConfig.model_validate(content)
+    state = first_state(run)
+    update = np.random.default_rng(2).normal(size=len(update_of(run))).astype(np.float32) * 1e-2
+    mine = LocalCoordinator(run)
+    mine.take("train", Payload(update))
+    assert (mine.weights == next_weights(run, state, update.astype(np.float64))[1]).all()
+
+
+def update_of(run: RunConfig) -> np.ndarray:
+    return np.zeros(model_size(update_schema(new_model(run), run.learning)))

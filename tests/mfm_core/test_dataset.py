@@ -224,3 +224,18 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
         open_images(data, ontology, ImageConfig(size_px=32), tmp_path / ".cache")
     assert str(tmp_path) in caught.value.filename
     assert not list((tmp_path / ".cache").iterdir())
+
+
+def test_a_site_that_says_it_has_no_labels_is_opened_without_reading_them(tmp_path: Path) -> None:
+    data = make_site(tmp_path)
+    assert data.manifest is not None
+    lines = data.manifest.read_text().splitlines()
+    place = lines[0].split(",").index("label")
+    bare = [",".join(w for i, w in enumerate(row.split(",")) if i != place) for row in lines]
+    data.manifest.write_text("\n".join(bare))
+    told = data.model_copy(update={"unlabelled": True})
+    images = open_images(told, ONTOLOGY, IMAGE, tmp_path / "cache")
+    assert len(images) == 24 and (images.labels == -1).all()
+    assert len(images.select("train")) > 0
+    with pytest.raises(DataError, match="label"):
+        open_images(data, ONTOLOGY, IMAGE, tmp_path / "cache")

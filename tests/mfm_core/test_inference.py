@@ -4,7 +4,7 @@ import torch
 from mfm_core.autoencoder import build_autoencoder
 from mfm_core.config import ImageConfig, ModelConfig
 from mfm_core.dataset import ImageSet
-from mfm_core.inference import infer
+from mfm_core.inference import infer, latents_of
 from mfm_core.patches import patch_moments, start_linear_path
 from mfm_core.ssim import ssim
 
@@ -49,3 +49,14 @@ def test_no_image_gives_empty_answers() -> None:
     answer = infer(model, image_set(2), np.arange(0))
     assert answer.mu.shape == (0, model.latent_size)
     assert answer.ssim.shape == (0,)
+
+
+def test_latents_alone_are_the_same_bits_and_the_mode_is_kept() -> None:
+    images = image_set(9)
+    model = build_autoencoder(CONFIG, ImageConfig(size_px=32), 2, seed=0).train()
+    start_linear_path(model, patch_moments(images, np.arange(9), CONFIG))
+    indices = np.array([8, 0, 3, 3, 1])
+    found = latents_of(model, images, indices, batch_size=2)
+    assert model.training
+    np.testing.assert_array_equal(found, infer(model, images, indices, batch_size=2).mu)
+    assert latents_of(model, images, indices[:0]).shape == (0, model.latent_size)

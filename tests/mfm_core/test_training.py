@@ -18,7 +18,14 @@ from mfm_core.errors import DataError
 from mfm_core.objective import TERM_NAMES, cycle_error
 from mfm_core.optimiser import FlatOptimiser
 from mfm_core.patches import patch_moments, start_linear_path
-from mfm_core.training import Schedule, ema_decay, learning_rate, shuffled_batches, train
+from mfm_core.training import (
+    Schedule,
+    ema_decay,
+    learning_rate,
+    mixed_batches,
+    shuffled_batches,
+    train,
+)
 
 CONFIG = ModelConfig(widths=(16, 32), depths=(1, 1), groups=2, latent_channels=8)
 LEARNING = LearningConfig(training=TrainingConfig(batch_size=8, warmup_steps=2))
@@ -217,3 +224,25 @@ def test_an_empty_site_and_a_wrong_stage_are_refused() -> None:
         train(start(images), images, np.arange(0), LEARNING, schedule=SCHEDULE, steps=1, seed=0)
     with pytest.raises(ValueError, match="attention_stage"):
         teach(start(images), images, attention_stage=3)
+
+
+def mixed(share: float, labelled: int, count: int = 64) -> np.ndarray:
+    """Return how many labelled images each of 20 batches of 16 holds."""
+    labels = np.where(np.arange(count) < labelled, 0, -1)
+    config = TrainingConfig(batch_size=16, labelled_share=share)
+    batches = mixed_batches(np.arange(count), labels, config, 20, np.random.default_rng(0))
+    return np.array([(labels[batch] >= 0).sum() for batch in batches])
+
+
+def test_a_batch_holds_the_share_of_labelled_images_that_was_asked_for() -> None:
+    assert (mixed(0.5, labelled=4) == 8).all()
+    assert (mixed(1.0, labelled=4) == 16).all()
+
+
+def test_batches_stay_as_they_were_where_no_share_is_needed_or_possible() -> None:
+    plain = list(shuffled_batches(np.arange(64), 16, 20, np.random.default_rng(0)))
+    for share, labelled in ((0.0, 4), (0.5, 0), (0.5, 64), (0.25, 32)):
+        labels = np.where(np.arange(64) < labelled, 0, -1)
+        config = TrainingConfig(batch_size=16, labelled_share=share)
+        found = mixed_batches(np.arange(64), labels, config, 20, np.random.default_rng(0))
+        assert all((a == b).all() for a, b in zip(found, plain, strict=True))

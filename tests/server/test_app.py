@@ -19,9 +19,10 @@ from mfm_core.config import canonical_hash, dump_yaml
 from mfm_core.errors import CheckpointError, ConfigError, DataError, TooFewSites
 from mfm_core.head_files import load_heads
 from server.app import final_hash, run_federation
-from server.phases import Asking, Training, first_state, new_model
+from server.phases import Asking, Training, first_state
 from server.report import write_page
 from server.run_files import read_lines
+from server.weights import new_model
 from strategies import chain, wire
 from strategies.code_hash import code_hash
 from strategies.collector import Identity
@@ -323,7 +324,7 @@ class Unwritten:
 def test_flowers_own_loop_over_our_strategy_gives_the_same_weights(folder: Path) -> None:
     """Only the loop is ours: Strategy.start with our configure and aggregate does the same."""
     schema = weight_schema(new_model(RUN))
-    identity = Identity(canonical_hash(RUN), code_hash(), schema, RUN.aggregation)
+    identity = Identity(canonical_hash(RUN), code_hash(), schema, schema, RUN.aggregation)
     phases = [Training(RUN, Step("train", number)) for number in (1, 2)]
     rules = consortium(folder, "unused").rules
 

@@ -10,7 +10,7 @@ from flwr.app import Message
 
 from mfm_core.checkpoint import load_model
 from server.app import run_federation
-from server.phases import model_with
+from server.weights import model_with
 from strategies.config import RunConfig
 from strategies.wire import MODEL
 from tests.server.hospitals import RUN, consortium, lay_out, make_grid

@@ -17,13 +17,10 @@ from server.phases import (
     LatentSums,
     Mitigation,
     Training,
-    attention_slice,
     first_state,
-    head_of,
-    model_with,
-    new_model,
     phases_of,
 )
+from server.weights import attention_slice, head_of, model_with, new_model
 from strategies.answers import answer_of, latent_size, training_sum, with_suppressed
 from strategies.collector import Pooled
 from strategies.config import RunConfig

@@ -11,8 +11,9 @@ from mfm_core.checkpoint import load_model, save_model
 from mfm_core.errors import CheckpointError, ConfigError
 from mfm_core.model_start import start_from
 from server.app import run_federation
-from server.phases import first_state, model_with, new_model
+from server.phases import first_state
 from server.start import starting_state
+from server.weights import model_with, new_model
 from strategies.config import RunConfig
 from strategies.plan import plan_of
 from tests.server.hospitals import RUN, consortium, lay_out, make_grid

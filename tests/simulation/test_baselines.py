@@ -8,6 +8,7 @@ import pytest
 
 from mfm_core.dataset import ImageSet
 from mfm_core.errors import RunFailed
+from mfm_core.finetuning import Lesson
 from simulation import jobs
 from simulation.baselines import (
     fit_alone,
@@ -135,15 +136,30 @@ def test_attention_gets_the_same_part_of_the_steps_as_in_the_federation(
 ) -> None:
     calls: list[tuple[int, int, int]] = []
 
-    def note(*_: object, schedule, steps, attention_stage, **__: object) -> None:
-        calls.append((attention_stage, schedule.first_step, steps))
+    def note(*given: object) -> tuple[None, dict[str, float]]:
+        lesson = given[-1]
+        assert isinstance(lesson, Lesson)
+        calls.append((lesson.attention_stage, lesson.schedule.first_step, lesson.steps))
+        return None, {}
 
-    monkeypatch.setattr("simulation.baselines.train", note)
+    monkeypatch.setattr("simulation.baselines.fine_tune", note)
     content = tiny_study()["run"]
     content["rounds"] = 10
     content["learning"]["objective"] = {"attention": {"rounds": 4}}
     fit_alone(type(RUN).model_validate(content), make_set(0), 50, 0)
     assert calls == [(1, 0, 20), (2, 20, 30)]
+
+
+@pytest.mark.parametrize("part", ["head", "lora"])
+def test_a_baseline_trains_what_the_federation_trains(part: str) -> None:
+    learning = RUN.learning.model_copy(update={"trainable": part})
+    bare = RUN.statistics.model_copy(update={"refit_head": False})
+    run = RUN.model_copy(update={"learning": learning, "statistics": bare})
+    one, none = (fit_alone(run, make_set(0), steps, 1) for steps in (3, 0))
+    assert not one.head.weight.equal(none.head.weight)
+    assert one.encoder.norm.weight.equal(none.encoder.norm.weight)
+    same = one.to_latent.weight.equal(none.to_latent.weight)
+    assert same == (part == "head")
 
 
 def test_jobs_are_planned_longest_first_without_repeats(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from mfm_core.checkpoint import save_model
 from mfm_core.errors import CheckpointError
-from server.phases import new_model
+from server.weights import new_model
 from simulation.released import RELEASED, copy_released, start_problems
 from tests.server.hospitals import RUN
 

@@ -116,7 +116,7 @@ def test_a_site_moves_heads_by_no_more_than_agreed(total: Sum, reason: str | Non
 def test_the_collector_refuses_both_and_adds_nothing(kind: str, number: int) -> None:
     bad = heads(1e9, 5) if kind == "mitigate" else honest()
     step = Step(kind, number)  # type: ignore[arg-type]
-    identity = Identity("c" * 64, "d" * 64, (), AggregationConfig())
+    identity = Identity("c" * 64, "d" * 64, (), (), AggregationConfig())
     collector = Collector(identity, step, Answer(False, bad.schema), lambda total, images: {})
     header = wire.Header(kind, number, "c" * 64, "d" * 64, site="liar", num_images=5)
     with pytest.raises(UpdateRejected):

@@ -25,7 +25,7 @@ from strategies.rounds import Site
 
 def setting(size: int, **identity: Any) -> tuple[Identity, Answer]:
     schema = (("w", (size,)),)
-    made = Identity("c" * 64, "d" * 64, schema, AggregationConfig(), **identity)
+    made = Identity("c" * 64, "d" * 64, schema, schema, AggregationConfig(), **identity)
     return made, Answer(True, (("n", (2,)),))
 
 

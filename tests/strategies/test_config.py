@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from mfm_core.autoencoder import build_autoencoder, count_parameters
 from mfm_core.config import canonical_hash, dump_yaml, load_yaml
@@ -99,3 +100,28 @@ def test_the_class_count_is_part_of_the_size(tmp_path: Path) -> None:
     large = f"name: first\nontology: {{classes: [{names}]}}\nimage: {{size_px: 128}}\n"
     with pytest.raises(ConfigError, match="parameters, allowed are 1,400,000"):
         load(tmp_path, large)
+
+
+@pytest.mark.parametrize(
+    ("learning", "found"),
+    [
+        ({"trainable": "lora", "objective": {"attention": {"rounds": 1}}}, "attention map cannot"),
+        ({"pseudo_labels": {"from_round": 9}}, "from_round is 9 of 3 rounds"),
+    ],
+)
+def test_learning_that_does_not_fit_the_run_is_refused(
+    learning: dict[str, object], found: str
+) -> None:
+    content = {"name": "a", "rounds": 3, "ontology": {"classes": ["x", "y"]}, "learning": learning}
+    with pytest.raises(ValidationError, match=found):
+        RunConfig.model_validate(content)
+
+
+@pytest.mark.parametrize("learning", [{"trainable": "lora"}, {"pseudo_labels": {"from_round": 2}}])
+def test_personal_parts_and_partial_learning_exclude_each_other(
+    learning: dict[str, object],
+) -> None:
+    content = {"name": "a", "ontology": {"classes": ["x", "y"]}, "learning": learning}
+    RunConfig.model_validate(content)
+    with pytest.raises(ValidationError, match="aggregation.personal empty"):
+        RunConfig.model_validate({**content, "aggregation": {"personal": ["norms"]}})

@@ -33,6 +33,15 @@ def test_what_is_switched_off_is_left_out() -> None:
     assert not kinds & {"patch_moments", "heads", "mitigate", "audit"}
 
 
+def test_class_sums_come_before_every_round_that_uses_pseudo_labels() -> None:
+    run = make_run(learning={"pseudo_labels": {"from_round": 2}})
+    assert plan_of(run)[1:6] == (
+        Step("train", 1), Step("class_sums", 2), Step("train", 2), Step("class_sums", 3),
+        Step("train", 3),
+    )  # fmt: skip
+    assert "class_sums" not in {step.kind for step in plan_of(make_run())}
+
+
 def test_mitigation_comes_in_rounds_between_the_head_and_the_evaluation() -> None:
     ontology = {"classes": ("a", "b"), "attributes": {"view": ("AP", "PA")}}
     run = make_run(ontology=ontology, mitigation={"attribute": "view", "rounds": 2})

@@ -19,7 +19,7 @@ from strategies.secure_payload import Form
 from strategies.secure_replies import Keys, MaskedSum
 
 SCHEMA = (("w", (3,)),)
-IDENTITY = Identity("c" * 64, "d" * 64, SCHEMA, AggregationConfig(), ("north", "south"))
+IDENTITY = Identity("c" * 64, "d" * 64, SCHEMA, SCHEMA, AggregationConfig(), ("north", "south"))
 TOTAL = (("n", (2,)),)
 FORM = Form(0, TOTAL)
 

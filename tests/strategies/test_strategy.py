@@ -27,7 +27,7 @@ RULES = RoundRules(
     simulated_sites=3, quorum=2, deadline_s=0.2, grace_s=0.1, attempts=1, node_wait_s=0.1,
     poll_s=0.01,
 )  # fmt: skip
-IDENTITY = Identity("c" * 64, "d" * 64, SCHEMA, AggregationConfig())
+IDENTITY = Identity("c" * 64, "d" * 64, SCHEMA, SCHEMA, AggregationConfig())
 START = RunState(0, np.zeros(3, dtype=np.float32), ServerState(0, np.zeros(0), np.zeros(0)))
 
 

@@ -1,0 +1,65 @@
+"""What a site trains with in one round: schedule and seeds of the agreed run, and which labels.
+
+In a round that uses pseudo-labels the server sends the class sums of all sites; labelled sites have
+given theirs just before (`class_sums`). A site labels its own unlabelled images with them, for this
+round only. What crosses the hospital's boundary: class sums of labelled images, small cells as
+zeros. Which images got a label, and how many, stays in the site's own log.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from client.limits import guarded_latent_sum
+from client.site import Site
+from mfm_core.dataset import ImageSet
+from mfm_core.finetuning import Lesson, labelled_with
+from mfm_core.pseudo_labels import NO_LABEL, class_atlas, pseudo_labels
+from mfm_core.sums import Sum
+from mfm_core.training import Schedule
+from strategies.answers import classes_alone
+from strategies.plan import attention_stage, derive_seed, shared_seed
+
+
+def lesson_of(site: Site, number: int) -> Lesson:
+    """Return schedule and seeds of a training round; they follow from the agreed run alone."""
+    steps = site.run.learning.training.steps_per_round
+    return Lesson(
+        schedule=Schedule((number - 1) * steps, site.run.rounds * steps),
+        steps=steps,
+        seed=derive_seed(site.run, site.config.name, "train", number),
+        shared_seed=shared_seed(site.run),
+        attention_stage=attention_stage(site.run, number),
+        proximal_mu=site.run.aggregation.proximal_mu,
+    )
+
+
+def class_sums(site: Site) -> Sum:
+    """Return the guarded class sums of the training images under the loaded model."""
+    images, chosen = site.images, site.images.select("train")
+    nothing = np.zeros((len(chosen), 0), dtype=np.int64)
+    cells = (images.labels[chosen], nothing, images.patients[chosen])
+    smallest = site.config.limits.min_cell_count
+    return guarded_latent_sum(site.latents("train"), cells, classes_alone(site.run), smallest)
+
+
+def with_pseudo_labels(site: Site, number: int, sums: Sum | None) -> ImageSet:
+    """Return the site's images; in a round that says so with labels for unlabelled ones.
+
+    Args:
+        site: the weights that the sums were made with are loaded.
+        number: of the training round.
+        sums: class sums of all sites, in a round that uses them.
+    """
+    images, agreed = site.images, site.run.learning.pseudo_labels
+    if not agreed.used_in(number) or sums is None:
+        return images
+    chosen = images.select("train")
+    bare = images.labels[chosen] == NO_LABEL
+    atlas = class_atlas(sums, site.run.ontology.classes)
+    if atlas is None or not bare.any():
+        return images
+    found = pseudo_labels(site.latents("train")[bare], atlas, agreed).labels
+    taken = int((found != NO_LABEL).sum())
+    site.log.info("round %d: pseudo-labels for %d of %d images", number, taken, len(found))
+    return labelled_with(images, chosen[bare], found)

@@ -1,0 +1,166 @@
+"""The curve of few labels as table, goals and picture. Reads results, trains nothing.
+
+Intervals are Student's t over seeds: the same encoder, other labels shown. What crosses a
+hospital's boundary: nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import t as student
+
+from simulation.few_labels import Result
+from simulation.few_labels_config import CURVE
+
+NAMES = {
+    "head": "head only",
+    "lora": "LoRA",
+    "all": "all weights",
+    "semi": "LoRA, semi-supervised",
+    "federated_lora": "untouched global head",
+    "federated_semi": "semi-supervised, federated",
+    "local": "semi-supervised, local",
+}
+KEPT, GAIN = 0.95, 0.02
+"""Goals: of the AUC with every label at 10 % of them; of AUC at the hospital without labels."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A mean over seeds, half of its 95 % t interval (None of one seed) and the seeds."""
+
+    value: float
+    half: float | None
+    seeds: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f}" if self.half is None else f"{self.value:.3f} ± {self.half:.3f}"
+
+
+def figure_of(values: Sequence[float]) -> Figure | None:
+    """Return the figure of some seeds' values; None without any."""
+    if not values:
+        return None
+    half = None
+    if len(values) > 1:
+        quantile = float(student.ppf(0.975, len(values) - 1))
+        half = quantile * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return Figure(float(np.mean(values)), half, len(values))
+
+
+def aucs(results: Sequence[Result], cell: str, method: str, share: float) -> dict[int, float]:
+    """Return the AUC on all hospitals' test images by seed."""
+    return {r.seed: r.auc for r in results if (r.cell, r.method, r.share) == (cell, method, share)}
+
+
+def kept(results: Sequence[Result], cell: str, method: str, share: float) -> Figure | None:
+    """Return which part of its AUC with every label a method has at a share, seed by seed."""
+    few, whole = aucs(results, cell, method, share), aucs(results, cell, method, 1.0)
+    return figure_of([few[seed] / whole[seed] for seed in sorted(few.keys() & whole.keys())])
+
+
+def gains(results: Sequence[Result], cell: str, method: str, share: float) -> Figure | None:
+    """Return what a method gains at the unlabelled hospital over the untouched head, by seed."""
+
+    def at(name: str) -> dict[int, float]:
+        wanted = (cell, name, share)
+        return {r.seed: r.hospital_auc for r in results if (r.cell, r.method, r.share) == wanted}
+
+    before, after = at("federated_lora"), at(method)
+    return figure_of([after[seed] - before[seed] for seed in sorted(before.keys() & after.keys())])
+
+
+def make_tables(results: Sequence[Result]) -> str:
+    """Return the curve, the hospital's gain and the goals as Markdown."""
+    shares = sorted({r.share for r in results if r.method in CURVE})
+    lines = []
+    for cell in dict.fromkeys(r.cell for r in results):
+        lines += _curve(results, cell, shares) + _hospital(results, cell)
+    return "\n".join(lines)
+
+
+def _curve(results: Sequence[Result], cell: str, shares: Sequence[float]) -> list[str]:
+    lines = [
+        f"| {cell}, macro AUC | "
+        + " | ".join(f"{share:.0%}" for share in shares)
+        + " | kept at 10 % | numbers that leave |",
+        "| --- |" + " --- |" * (len(shares) + 2),
+    ]
+    for method in CURVE:
+        mine = [r for r in results if (r.cell, r.method) == (cell, method)]
+        cells = [figure_of(list(aucs(results, cell, method, s).values())) for s in shares]
+        part = kept(results, cell, method, 0.1)
+        numbers = f"{mine[0].numbers:,}" if mine else "-"
+        row = [NAMES[method], *(_text(found) for found in cells), _judged(part, KEPT), numbers]
+        lines.append(f"| {' | '.join(row)} |")
+    return [*lines, ""]
+
+
+def _hospital(results: Sequence[Result], cell: str) -> list[str]:
+    lines: list[str] = []
+    for share in sorted({r.share for r in results if r.method == "federated_lora"}):
+        lines += [
+            f"| {cell}, hospital without labels, {share:.0%} elsewhere | macro AUC there | gain | "
+            "pseudo-labels | right |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for method in ("federated_lora", "federated_semi", "local"):
+            wanted = (cell, method, share)
+            mine = [r for r in results if (r.cell, r.method, r.share) == wanted]
+            found = figure_of([r.hospital_auc for r in mine])
+            gain = None if method == "federated_lora" else gains(results, cell, method, share)
+            made = [r.pseudo for r in mine if r.pseudo >= 0]
+            right = [r.right for r in mine if r.right is not None]
+            row = [NAMES[method], _text(found), "-" if gain is None else _judged(gain, GAIN)]
+            row.append(f"{np.mean(made):.0f}" if made else "-")
+            row.append(f"{np.mean(right):.2f}" if right else "-")
+            lines.append(f"| {' | '.join(row)} |")
+        lines.append("")
+    return lines
+
+
+def _text(figure: Figure | None) -> str:
+    return "-" if figure is None else str(figure)
+
+
+def _judged(figure: Figure | None, goal: float) -> str:
+    if figure is None:
+        return "-"
+    return f"{figure} ({'met' if figure.value >= goal else 'missed'})"
+
+
+def draw_curve(results: Sequence[Result], path: Path) -> Path:
+    """Write a PNG: macro AUC against the share of labels, one panel a data set."""
+    from matplotlib.figure import Figure as Picture
+
+    cells = list(dict.fromkeys(r.cell for r in results))
+    picture = Picture(figsize=(5.2 * max(1, len(cells)), 4.0), layout="constrained")
+    panels = picture.subplots(1, max(1, len(cells)), squeeze=False)[0]
+    colours = dict(zip(CURVE, ("#7f7f7f", "#2166ac", "#b2182b", "#1b7837"), strict=True))
+    for axes, cell in zip(panels, cells, strict=False):
+        for place, method in enumerate(CURVE):
+            shares = sorted({r.share for r in results if (r.cell, r.method) == (cell, method)})
+            found = [figure_of(list(aucs(results, cell, method, s).values())) for s in shares]
+            drawn = [(s, f) for s, f in zip(shares, found, strict=True) if f is not None]
+            axes.errorbar(
+                [share * 1.04 ** (place - 1.5) for share, _ in drawn],
+                [figure.value for _, figure in drawn],
+                yerr=[figure.half or 0.0 for _, figure in drawn],
+                color=colours[method],
+                marker="o",
+                capsize=3,
+                label=NAMES[method],
+            )
+        axes.set(xscale="log", xlabel="share of patients with a label", title=cell)
+        axes.set_xticks([0.01, 0.05, 0.1, 1.0], ["1 %", "5 %", "10 %", "100 %"])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("macro AUC, test images of all hospitals")
+    panels[0].legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.savefig(path, dpi=150, metadata={"Software": None})
+    return path

@@ -1,0 +1,56 @@
+"""Tables and picture of few labels, from results with known answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from simulation.few_labels import Result
+from simulation.few_labels_table import draw_curve, figure_of, gains, kept, make_tables
+
+
+def result(method: str, share: float, seed: int, auc: float, there: float = 0.5) -> Result:
+    return Result("films", seed, method, share, 10, auc, there, numbers=100)
+
+
+RESULTS = [
+    *(result("lora", 0.1, seed, 0.76 + 0.01 * seed) for seed in range(3)),
+    *(result("lora", 1.0, seed, 0.80) for seed in range(3)),
+    *(result("head", 0.1, seed, 0.60) for seed in range(3)),
+    *(result("federated_lora", 0.1, seed, 0.7, 0.60 + 0.1 * seed) for seed in range(3)),
+    *(result("federated_semi", 0.1, seed, 0.7, 0.63 + 0.1 * seed) for seed in range(3)),
+    *(result("local", 0.1, seed, float("nan"), 0.61 + 0.1 * seed) for seed in range(3)),
+]
+
+
+def test_the_interval_is_students_over_seeds() -> None:
+    figure = figure_of([0.76, 0.77, 0.78])
+    assert figure is not None and figure.half == pytest.approx(4.3027 * 0.01 / 3**0.5, rel=1e-4)
+    one = figure_of([0.5])
+    assert one is not None and one.half is None and str(one) == "0.500"
+    assert figure_of([]) is None
+
+
+def test_parts_and_gains_are_taken_seed_by_seed() -> None:
+    part = kept(RESULTS, "films", "lora", 0.1)
+    assert part is not None and part.value == pytest.approx(0.77 / 0.80)
+    gain = gains(RESULTS, "films", "federated_semi", 0.1)
+    assert gain is not None and gain.value == pytest.approx(0.03)
+    assert gain.half == pytest.approx(0.0, abs=1e-12)  # the seeds differ, the gain does not
+    assert kept(RESULTS, "films", "head", 0.1) is None  # nothing at 100 %
+
+
+def test_the_tables_say_met_and_missed() -> None:
+    text = make_tables(RESULTS)
+    lora = next(line for line in text.splitlines() if line.startswith("| LoRA |"))
+    assert "(met)" in lora and "0.800 ± 0.000" in lora
+    federated = next(line for line in text.splitlines() if "federated" in line)
+    local = next(line for line in text.splitlines() if "local" in line)
+    assert "(met)" in federated and "(missed)" in local
+    assert "untouched global head" in text and "| 10% | 100% |" in text
+
+
+def test_the_picture_is_written(tmp_path: Path) -> None:
+    path = draw_curve(RESULTS, tmp_path / "pictures" / "curve.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
