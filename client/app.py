@@ -31,7 +31,7 @@ from client.secure_site import answer_keys, check_agreed, seal_for
 from client.site import ATLAS, FINAL, HEADS_FILE, Site, find_site_file, open_site
 from client.task_round import TASK_WORK
 from mfm_core.atlas import atlas_from, save_atlas
-from mfm_core.checkpoint import encoder_hash, save_model
+from mfm_core.checkpoint import encoder_hash, flat_weights, save_model
 from mfm_core.dataset import SPLITS
 from mfm_core.erasure import why_not_comparable
 from mfm_core.errors import BoundaryError, MfmError, UpdateRejected, unforeseen_word
@@ -250,6 +250,8 @@ def train_one_round(request: Request) -> Reply:
     validation = count_metrics(request, look(request, "val"), "val", 0)
     images = with_pseudo_labels(site, number, request.payload.total)
     update, terms = fine_tune(model, images, indices, site.run.learning, lesson_of(site, number))
+    if site.run.aggregation.personal:  # the round began with own parts; the change is from the sent
+        update = flat_weights(model) - request.weights
     site.keep_own(number)
     weight = weight_of(site.run.learning, images.labels[indices])
     return Reply(weight, wire.Payload(update, training_sum(validation, terms, weight)))
