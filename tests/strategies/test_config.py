@@ -118,10 +118,10 @@ def test_learning_that_does_not_fit_the_run_is_refused(
 
 
 @pytest.mark.parametrize("learning", [{"trainable": "lora"}, {"pseudo_labels": {"from_round": 2}}])
-def test_personal_parts_and_partial_learning_exclude_each_other(
+def test_personal_parts_exclude_partial_learning(
     learning: dict[str, object],
 ) -> None:
     content = {"name": "a", "ontology": {"classes": ["x", "y"]}, "learning": learning}
     RunConfig.model_validate(content)
-    with pytest.raises(ValidationError, match="aggregation.personal empty"):
+    with pytest.raises(ValidationError, match=r"aggregation\.personal empty"):
         RunConfig.model_validate({**content, "aggregation": {"personal": ["norms"]}})
