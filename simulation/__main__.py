@@ -60,8 +60,7 @@ def parse_settings(settings: list[str] | None) -> dict[str, str]:
         typer.BadParameter: an entry has no '='.
     """
     pairs = [text.partition("=") for text in settings or []]
-    wrong = [key for key, equals, _ in pairs if not equals or not key]
-    if wrong:
+    if wrong := [key for key, equals, _ in pairs if not equals or not key]:
         raise typer.BadParameter(f"--set {wrong[0]}: expected KEY=VALUE, e.g. run.rounds=5")
     return {key.strip(): value for key, _, value in pairs}
 

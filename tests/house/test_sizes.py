@@ -11,7 +11,9 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 50
 MAX_NESTING = 3
 MAX_ARGUMENTS = 6
-LONG_FILES: dict[str, str] = {}
+LONG_FILES: dict[str, str] = {
+    "mfm_core/config.py": "one tree of settings and its one reader",
+}
 """Files over the limit: path to reason."""
 LONG_FUNCTIONS: dict[str, str] = {
     "simulation/benchmark.py::bench_step": "half of it is the rows of the table, written out",
