@@ -130,9 +130,7 @@ def whole_problems(
     if not entries:
         return ["no image is left; check where, label_mapping and the folder"]
     if unlabelled:
-        all_elsewhere = all(entry.split > 0 for entry in entries)
-        wanting = all_elsewhere and to_train
-        return ["no image is in train; check columns.split"] if wanting else []
+        return _without_train(entries) if to_train else []
     present = sorted({entry.label for entry in entries} - {-1})
     if not present:
         needed = (
@@ -147,6 +145,11 @@ def whole_problems(
     if len(present) == 1:
         only = ontology.classes[present[0]]
         return [f"only class {only!r} is present; images of at least two classes are needed"]
+    return _without_train(entries)
+
+
+def _without_train(entries: Sequence[Entry]) -> list[str]:
+    """Return the one problem of rows that are all validated or tested on."""
     if all(entry.split > 0 for entry in entries):
         return ["no image is in train; check columns.split"]
     return []
