@@ -58,28 +58,28 @@ class LocalCoordinator:
         Raises:
             DataError: an earlier answer is missing, or too few patients for what is needed.
         """
-        if not request_has_model(kind):
-            return Payload()
+        return Payload(self.weights, self._told(kind)) if request_has_model(kind) else Payload()
+
+    def _told(self, kind: Kind) -> Sum | None:
+        """Return the Sum that goes with the weights."""
         if kind == "heads":
             self._candidates = (self._own_head(), *fit_heads(self._atlas()))
-            return Payload(self.weights, heads_sum(self._candidates))
+            return heads_sum(self._candidates)
         if kind == "mitigate":
             heads, methods = self._mitigated(), trained_methods(self.run)
             trained = heads_to_sum({str(method): heads[method] for method in methods})
-            parts = {LATENT: self._sums(), HEADS: trained}
-            return Payload(self.weights, joined(parts))
+            return joined({LATENT: self._sums(), HEADS: trained})
         if kind == "atlas":
             self._atlas()  # refuses what a site could not make an atlas of
             parts = {LATENT: self._sums()}
             if mitigated_methods(self.run):
                 parts[HEADS] = heads_to_sum(self._mitigated())
-            return Payload(self.weights, joined(parts))
+            return joined(parts)
         if kind == "latent_sums" and self.run.privacy.atlas.private:
-            return Payload(self.weights, self.basis().to_sum())
+            return self.basis().to_sum()
         if kind == "train":
-            sums = self._class_sums
-            return Payload(self.weights, told_to_sites(self.run, {}) if sums is None else sums)
-        return Payload(self.weights)
+            return told_to_sites(self.run, {}) if self._class_sums is None else self._class_sums
+        return None
 
     def take(self, kind: Kind, reply: Payload) -> None:
         """Take an answer in, as the server would if it were the only one."""

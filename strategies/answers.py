@@ -261,14 +261,12 @@ def request_schema(run: RunConfig, kind: Kind, number: int = 0) -> Schema | None
         kind: of the message.
         number: its round; class sums go with training rounds that use pseudo-labels.
     """
-    if kind == "train" and run.learning.pseudo_labels.used_in(number):
-        return _example(run, "class_sums").schema
+    if kind == "train":
+        return _train_request(run, number)
     if kind == "heads":
         return heads_sum((zero_head(run),) * (1 + len(SHRINKAGES))).schema
     if kind == "latent_sums" and run.privacy.atlas.private:
         return empty_basis(run.privacy.atlas.directions, latent_size(run)).schema
-    if kind == "train" and _follows(run):
-        return CLIP
     latent = _example(run, "latent_sums")
     if kind == "mitigate":
         return joined({LATENT: latent, HEADS: _empty_heads(run, trained_methods(run))}).schema
@@ -279,9 +277,11 @@ def request_schema(run: RunConfig, kind: Kind, number: int = 0) -> Schema | None
     return None
 
 
-def _follows(run: RunConfig) -> bool:
-    """Return whether the sites clip at what the server says."""
-    return run.privacy.private_sum and run.privacy.central.adaptive
+def _train_request(run: RunConfig, number: int) -> Schema | None:
+    """Return the schema of class sums, or of the clip where the sites clip at the server's word."""
+    if run.learning.pseudo_labels.used_in(number):
+        return _example(run, "class_sums").schema
+    return CLIP if run.privacy.private_sum and run.privacy.central.adaptive else None
 
 
 def _empty_heads(run: RunConfig, names: Sequence[str]) -> Sum:
