@@ -281,7 +281,12 @@ def _train_request(run: RunConfig, number: int) -> Schema | None:
     """Return the schema of class sums, or of the clip where the sites clip at the server's word."""
     if run.learning.pseudo_labels.used_in(number):
         return _example(run, "class_sums").schema
-    return CLIP if run.privacy.private_sum and run.privacy.central.adaptive else None
+    return CLIP if _follows(run) else None
+
+
+def _follows(run: RunConfig) -> bool:
+    """Return whether the sites clip at what the server says."""
+    return run.privacy.private_sum and run.privacy.central.adaptive
 
 
 def _empty_heads(run: RunConfig, names: Sequence[str]) -> Sum:
