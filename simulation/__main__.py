@@ -29,6 +29,15 @@ from simulation.commands_pretraining import pretrain, transfer
 from simulation.commands_privacy import privacy
 from simulation.config import NAME, PhantomSource, StudyConfig, load_study
 from simulation.many import check_many, is_many, run_many
+from simulation.options import (
+    AsJson,
+    DataFolder,
+    Fresh,
+    OutFolder,
+    Settings,
+    StudyFile,
+    parse_settings,
+)
 
 STUDIES = Path(__file__).parent / "studies"
 
@@ -41,29 +50,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-StudyFile = Annotated[Path, typer.Argument(help="Study file (YAML).", show_default=False)]
-DataFolder = Annotated[
-    Path, typer.Option("--data", help="Folder that the study's image paths are relative to.")
-]
-OutFolder = Annotated[Path, typer.Option("--out", help="Folder of run folders.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. run.rounds=5; repeatable."),
-]
-
-
-def parse_settings(settings: list[str] | None) -> dict[str, str]:
-    """Return dotted keys and values of --set.
-
-    Raises:
-        typer.BadParameter: an entry has no '='.
-    """
-    pairs = [text.partition("=") for text in settings or []]
-    if wrong := [key for key, equals, _ in pairs if not equals or not key]:
-        raise typer.BadParameter(f"--set {wrong[0]}: expected KEY=VALUE, e.g. run.rounds=5")
-    return {key.strip(): value for key, _, value in pairs}
-
 
 def print_json(content: Any) -> None:
     """Print one JSON value on standard output."""
@@ -75,7 +61,7 @@ def run(
     study: StudyFile,
     data: DataFolder = Path("."),
     out: OutFolder = Path("runs"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew; empties the folder.")] = False,
+    fresh: Fresh = False,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
@@ -256,7 +242,7 @@ def consortium(
     study: StudyFile,
     data: DataFolder = Path("."),
     out: OutFolder = Path("runs"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew; empties the folder.")] = False,
+    fresh: Fresh = False,
     gateway: Annotated[
         str,
         typer.Option(

@@ -11,24 +11,20 @@ from typing import Annotated
 
 import typer
 
+from simulation.options import AsJson, DataFolder, Fresh, OutFolder, Settings, parse_settings
+
 DEFAULT = Path(__file__).parent / "studies" / "federations.yaml"
 
 
 def federations(
     comparison: Annotated[Path, typer.Argument(help="Comparison file (YAML).")] = DEFAULT,
-    data: Annotated[
-        Path, typer.Option("--data", help="Folder that image paths are relative to.")
-    ] = Path("."),
-    out: Annotated[Path, typer.Option("--out", help="Folder of run folders.")] = Path("runs"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin every run anew.")] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key; repeatable."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    data: DataFolder = Path("."),
+    out: OutFolder = Path("runs"),
+    fresh: Fresh = False,
+    settings: Settings = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare ways to federate on the same hospitals: one table, one picture."""
-    from simulation.__main__ import parse_settings
     from simulation.federations import ComparisonOrder, load_comparison, run_comparison
     from simulation.progress import choose_display
 

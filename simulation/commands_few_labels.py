@@ -8,25 +8,18 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from simulation.options import AsJson, DataFolder, OutFolder, Settings, StudyFile, parse_settings
 
 
 def few_labels(
-    study: Annotated[Path, typer.Argument(help="Study file (YAML).", show_default=False)],
-    data: Annotated[
-        Path, typer.Option("--data", help="Folder that the study's image paths are relative to.")
-    ] = Path("."),
-    out: Annotated[Path, typer.Option("--out", help="Folder of run folders.")] = Path("runs"),
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key; repeatable."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    study: StudyFile,
+    data: DataFolder = Path("."),
+    out: OutFolder = Path("runs"),
+    settings: Settings = None,
+    as_json: AsJson = False,
 ) -> None:
     """Draw AUC against the share of labels, and what a hospital without labels gains."""
-    from simulation.__main__ import parse_settings
     from simulation.few_labels import run_few_labels
     from simulation.few_labels_config import load_few_labels
     from simulation.few_labels_table import draw_curve, make_tables

@@ -12,29 +12,7 @@ from typing import Annotated
 
 import typer
 
-StudyFile = Annotated[Path, typer.Argument(help="Study file (YAML).", show_default=False)]
-DataFolder = Annotated[
-    Path, typer.Option("--data", help="Folder that the study's paths are relative to.")
-]
-OutFolder = Annotated[Path, typer.Option("--out", help="Folder of run folders.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key; repeatable."),
-]
-
-
-def pairs_of(settings: list[str] | None) -> dict[str, str]:
-    """Return dotted keys and values of --set.
-
-    Raises:
-        typer.BadParameter: an entry has no '='.
-    """
-    pairs = [text.partition("=") for text in settings or []]
-    wrong = [key for key, equals, _ in pairs if not equals or not key]
-    if wrong:
-        raise typer.BadParameter(f"--set {wrong[0]}: expected KEY=VALUE")
-    return {key.strip(): value for key, _, value in pairs}
+from simulation.options import AsJson, DataFolder, OutFolder, Settings, StudyFile, parse_settings
 
 
 def transfer(
@@ -48,7 +26,7 @@ def transfer(
     from simulation.progress import choose_display
     from simulation.transfer import load_transfer, run_transfer
 
-    config = load_transfer(study, pairs_of(settings))
+    config = load_transfer(study, parse_settings(settings))
     with choose_display(quiet=as_json) as display:
         folder = run_transfer(config, data, out, display)
     if as_json:
@@ -83,7 +61,7 @@ def pretrain(
     )
     from simulation.progress import choose_display
 
-    prepared = prepare(load_pretraining(study, pairs_of(settings)), data)
+    prepared = prepare(load_pretraining(study, parse_settings(settings)), data)
     for warning in prepared.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     run, sets = prepared.run, prepared.sets

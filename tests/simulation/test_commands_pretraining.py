@@ -3,16 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import typer
 
 from simulation.__main__ import call
-from simulation.commands_pretraining import pairs_of
-
-
-def test_settings_are_keys_and_values() -> None:
-    assert pairs_of(["a.b=1", "c = x=y "]) == {"a.b": "1", "c": " x=y "}
-    with pytest.raises(typer.BadParameter, match="expected KEY=VALUE"):
-        pairs_of(["nothing"])
 
 
 @pytest.mark.parametrize("command", ["pretrain", "transfer"])
