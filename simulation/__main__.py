@@ -281,12 +281,19 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="Fewer rounds, without a simulated run.")
     ] = False,
+    secure_sum: Annotated[
+        str | None,
+        typer.Option(
+            click_type=click.Choice(("simulated", "real")),
+            help="Only what masks cost at eight hospitals: in simulation, or over real processes.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure the hot paths on this machine."""
     from simulation.benchmark import run_benchmark
 
-    run_benchmark(as_json=as_json, quick=quick)
+    run_benchmark(as_json=as_json, quick=quick, masked=secure_sum)
 
 
 @app.command()

@@ -282,15 +282,30 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def run_benchmark(
-    json_path: Path | None = None, *, as_json: bool = False, quick: bool = False
+    json_path: Path | None = None,
+    *,
+    as_json: bool = False,
+    quick: bool = False,
+    masked: str | None = None,
 ) -> None:
     """Measure, then print a table (or JSON, nothing else) and write `json_path` if given.
 
+    Args:
+        json_path: where to write it too.
+        as_json: print JSON.
+        quick: fewer rounds, no runs.
+        masked: measure only what a secure sum costs; a key of `secure_cost.PLACES`.
+
     Raises:
         ConfigError: pytorch-msssim is not installed.
-        RunFailed: the simulated run ended without a model.
+        RunFailed: a run ended without a model.
     """
-    rows = bench(quick)
+    if masked is None:
+        rows = bench(quick)
+    else:
+        from simulation.secure_cost import bench_secure_sum
+
+        rows = bench_secure_sum(place=masked)
     content = json.dumps(to_json(rows), indent=1)
     if json_path is not None:
         json_path.write_text(content + "\n", encoding="utf-8")

@@ -1,7 +1,9 @@
-"""What a secure sum costs: whole simulated runs of eight hospitals, masked and visible in turn.
+"""What a secure sum costs: whole runs of eight hospitals, masked and visible in turn.
 
-Visible and masked runs of the same study follow each other, so that what else the machine does
-falls on both. What crosses a hospital's boundary: what a run sends; the hospitals are phantoms.
+In Flower's simulation engine, or over real processes (`simulation.consortium`): a SuperLink, a
+gateway and eight nodes, TLS and keys. Visible and masked runs of the same study follow each other,
+every second time backwards, so that what else the machine does falls on both.
+What crosses a hospital's boundary: what a run sends; the hospitals are phantoms.
 """
 
 from __future__ import annotations
@@ -9,19 +11,25 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mfm_core.config import load_yaml
+from mfm_core.errors import RunFailed
+from simulation.config import StudyConfig
+from simulation.consortium import Consortium
 from simulation.engine import Federation
 from simulation.federation_cost import write_study
 from simulation.hospitals import prepare
+from simulation.loopback import hospitals_of, hosting_of
 from simulation.progress import SilentDisplay
 from simulation.runner import RunFolder, run_federation
 from simulation.stopwatch import Goal, Row, make_row
+from strategies.config import RunConfig
 
 HOSPITALS, ROUNDS, STEPS, PATIENTS = 8, 3, 20, 30
 SECURE_COST = Goal(1.2, "at most")
@@ -34,20 +42,23 @@ MODES: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Cost:
-    """One run: seconds without start-up, and bytes that a site sends in a training round."""
+    """One run: seconds from the end of `hello`, and bytes that a site sends in a training round."""
 
     seconds: float
     sent: int
 
 
-def time_run(mode: str, run: Mapping[str, Any]) -> Cost:
+Timing = Callable[[str, Mapping[str, Any]], Cost]
+"""Times one run in a mode of MODES, given more keys of the run."""
+
+
+def time_simulated(mode: str, run: Mapping[str, Any]) -> Cost:
     """Return what one simulated run costs in a mode of MODES.
 
     Raises:
         RunFailed: the run ended without a model.
     """
-    agreed = {**run, "secure_sum": MODES[mode]}
-    study = write_study(ROUNDS, STEPS, PATIENTS, agreed, HOSPITALS)
+    study = _study(mode, run)
     workers = min(len(os.sched_getaffinity(0)), HOSPITALS)
     with tempfile.TemporaryDirectory(prefix="mfm-bench-") as place:
         folder = Path(place) / "bench"
@@ -61,19 +72,67 @@ def time_run(mode: str, run: Mapping[str, Any]) -> Cost:
         return Cost(whole - results["timing"]["hello"], int(results["bytes_per_site_and_round"]))
 
 
-def bench_secure_sum(rounds: int = 3, run: Mapping[str, Any] | None = None) -> list[Row]:
+def time_real(mode: str, run: Mapping[str, Any]) -> Cost:
+    """Return what one run over real processes costs in a mode of MODES.
+
+    Raises:
+        RunFailed: the consortium did not start, or the run ended without a model.
+    """
+    study = _study(mode, run)
+    with tempfile.TemporaryDirectory(prefix="mfm-bench-") as place:
+        folder = Path(place) / "bench"
+        prepare(study, Path(place), folder)
+        hosting = hosting_of(study, HOSPITALS, "auto")
+        agreed, sites = load_yaml(folder / "run.yaml", RunConfig), hospitals_of(folder)
+        with Consortium(folder / "consortium", agreed, sites, hosting) as real:
+            real.start()
+            following = real.submit()
+            while not real.rounds() and following.poll() is None:
+                time.sleep(0.02)
+            begun = time.monotonic()
+            code, ending = real.wait(following), real.ending()
+            seconds = time.monotonic() - begun
+        if code != 0 or ending is None or ending.status != "complete":
+            said = "no end" if ending is None else f"{ending.status}: {ending.message}"
+            raise RunFailed(f"a run of the benchmark ended with code {code}, {said}")
+        return Cost(seconds, int(ending.results["bytes_per_site_and_round"]))
+
+
+def _study(mode: str, run: Mapping[str, Any]) -> StudyConfig:
+    return write_study(ROUNDS, STEPS, PATIENTS, {**run, "secure_sum": MODES[mode]}, HOSPITALS)
+
+
+PLACES: Mapping[str, tuple[str, Timing, Sequence[str]]] = {
+    "simulated": ("Simulated run", time_simulated, tuple(MODES)),
+    "real": ("Run over real processes", time_real, tuple(MODES)[:2]),
+}
+"""Where the runs take place: in words, what times one, and the modes that are compared."""
+
+
+def bench_secure_sum(
+    rounds: int = 3, run: Mapping[str, Any] | None = None, place: str = "simulated"
+) -> list[Row]:
     """Return the wall time of masked runs over visible ones, side by side.
 
     Args:
         rounds: how often all modes are run, one after the other.
         run: more keys of the run, e.g. a smaller model.
+        place: a key of PLACES.
+
+    Raises:
+        RunFailed: a run ended without a model.
     """
-    found = [{mode: time_run(mode, run or {}) for mode in MODES} for _ in range(rounds)]
-    where = f"Simulated run, {HOSPITALS} hospitals x {ROUNDS} rounds x {STEPS} steps"
-    plain = np.median([costs["visible"].seconds for costs in found])
+    words, time_run, modes = PLACES[place]
+    found: list[dict[str, Cost]] = []
+    for number in range(rounds):
+        order = modes if number % 2 == 0 else modes[::-1]
+        found.append({mode: time_run(mode, run or {}) for mode in order})
+    where = f"{words}, {HOSPITALS} hospitals x {ROUNDS} rounds x {STEPS} steps"
+    plain = ", ".join(f"{costs['visible'].seconds:.1f}" for costs in found)
     rows = []
-    for mode in list(MODES)[1:]:
+    for mode in modes[1:]:
         ratios = np.array([costs[mode].seconds / costs["visible"].seconds for costs in found])
+        masked = ", ".join(f"{costs[mode].seconds:.1f}" for costs in found)
         sent = found[0][mode].sent / found[0]["visible"].sent
         rows.append(
             make_row(
@@ -81,7 +140,7 @@ def bench_secure_sum(rounds: int = 3, run: Mapping[str, Any] | None = None) -> l
                 ratios,
                 "x",
                 SECURE_COST if mode.startswith("masked, 8") else None,
-                f"visible {plain:.1f} s; bytes of a site and round x {sent:.2f}",
+                f"{masked} s against {plain} s; bytes of a site and round x {sent:.2f}",
             )
         )
     return rows

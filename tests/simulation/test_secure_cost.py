@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from simulation import secure_cost
-from simulation.secure_cost import MODES, Cost, bench_secure_sum, time_run
+from simulation.secure_cost import (
+    MODES,
+    PLACES,
+    Cost,
+    bench_secure_sum,
+    time_real,
+    time_simulated,
+)
 
 TINY = {
     "image": {"size_px": 32},
@@ -17,26 +26,44 @@ TINY = {
 }  # fmt: skip
 
 
-def test_each_round_is_held_against_its_own_visible_run(monkeypatch):
+SENT = {"visible": 400, "masked, 8-bit updates": 100, "masked, exact": 800}
+SECONDS = {"visible": 10.0, "masked, 8-bit updates": 11.0, "masked, exact": 15.0}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_each_round_is_held_against_its_own_visible_run(monkeypatch, place):
     """A machine that gets twice as slow in the second round changes no ratio."""
-    slower = iter([1.0] * len(MODES) + [2.0] * len(MODES))
-    seconds = {"visible": 10.0, "masked, 8-bit updates": 11.0, "masked, exact": 15.0}
-    sent = {"visible": 400, "masked, 8-bit updates": 100, "masked, exact": 800}
-    monkeypatch.setattr(
-        secure_cost,
-        "time_run",
-        lambda mode, run: Cost(seconds[mode] * next(slower), sent[mode]),
-    )
-    quantised, exact = bench_secure_sum(rounds=2)
+    words, _, modes = PLACES[place]
+    slower = iter([1.0] * len(modes) + [2.0] * len(modes))
+    asked = []
+
+    def tell_time(mode, run):
+        asked.append(mode)
+        return Cost(SECONDS[mode] * next(slower), SENT[mode])
+
+    monkeypatch.setattr(secure_cost, "PLACES", {place: (words, tell_time, modes)})
+    quantised, *exact = bench_secure_sum(rounds=2, place=place)
+    assert asked == [*modes, *reversed(modes)]
     assert (quantised.low, quantised.measured, quantised.high) == pytest.approx((1.1, 1.1, 1.1))
-    assert exact.measured == pytest.approx(1.5)
-    assert "x 0.25" in quantised.note and quantised.goal is not None and exact.goal is None
+    assert "x 0.25" in quantised.note and quantised.goal is not None
+    assert [row.measured for row in exact] == pytest.approx([1.5] * (len(modes) - 2))
+    assert all(row.goal is None for row in exact)
 
 
 @pytest.mark.slow
 def test_a_masked_run_of_eight_hospitals_sends_fewer_bytes(monkeypatch):
     monkeypatch.setattr(secure_cost, "ROUNDS", 1)
     monkeypatch.setattr(secure_cost, "STEPS", 2)
-    found = {mode: time_run(mode, TINY) for mode in MODES}
+    found = {mode: time_simulated(mode, TINY) for mode in MODES}
     assert found["masked, 8-bit updates"].sent < found["visible"].sent
     assert found["masked, exact"].sent > found["visible"].sent
+
+
+@pytest.mark.slow
+def test_real_processes_are_timed_from_the_end_of_hello(monkeypatch):
+    for name, value in {"HOSPITALS": 3, "ROUNDS": 1, "STEPS": 2}.items():
+        monkeypatch.setattr(secure_cost, name, value)
+    begun = time.monotonic()
+    found = time_real("masked, 8-bit updates", TINY)
+    assert 0.0 < found.seconds < time.monotonic() - begun
+    assert found.sent < time_simulated("visible", TINY).sent
