@@ -125,7 +125,8 @@ def main(arguments: Sequence[str]) -> None:
             the file of the secret that both were started with.
     """
     site_file, address, secret = arguments
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    words = "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(level=logging.INFO, format=words, force=True)  # Opacus sets WARNING
     logging.getLogger("httpx").setLevel(logging.WARNING)
     record = Path(secret).with_name(FILE)
     runner = Runner(Path(site_file).resolve(), Tasks(address, Path(secret)), record)

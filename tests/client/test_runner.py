@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +13,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from client import app
+from client import runner as runner_module
 from client.runner import Runner, expected_bundle
 from client.site import close_sites
 from mfm_core.config import canonical_hash
@@ -73,6 +76,28 @@ def test_an_exchange_that_does_not_exist_is_answered_with_one_word(runner: Runne
     strange = Message(RecordDict(), 5, "query.everything")
     reply = runner.answer(Waiting(strange, expected_bundle(RUN)))  # type: ignore[arg-type]
     assert (reply.error.code, reply.error.reason) == (FAILED, "internal")
+
+
+def test_the_log_says_what_the_runner_does_whatever_a_library_set_up_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Opacus configures logging while it is imported, which Python does only once."""
+    monkeypatch.setattr(logging.root, "handlers", [logging.StreamHandler()])
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(runner_module, "Tasks", lambda *_: None)
+
+    class Speaking:
+        def __init__(self, *_: object) -> None: ...
+
+        def stop(self) -> None: ...
+
+        def run(self) -> None:
+            runner_module.log.info("accepting bundle 12ab")
+
+    monkeypatch.setattr(runner_module, "Runner", Speaking)
+    runner_module.main(["site.yaml", "127.0.0.1:1", str(tmp_path / "secret")])
+    assert "INFO accepting bundle 12ab" in capsys.readouterr().err
 
 
 def test_the_bundle_expected_is_that_of_this_run(tmp_path: Path) -> None:
