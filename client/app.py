@@ -21,7 +21,7 @@ from client.audit_counts import audit_sum, open_kept
 from client.central_round import pay_for_round, shield
 from client.cohort import hold_cohort
 from client.limits import check_arrays, check_patients, check_privacy, check_request
-from client.local_round import class_sums, lesson_of, with_pseudo_labels
+from client.local_round import class_sums, lesson_of, weight_in, with_pseudo_labels
 from client.pinned_model import check_graph, check_weights
 from client.private_release import keep_own_atlas, latent_release, protect
 from client.private_round import Permit, count_units, permit_for, spent_in_run, train_permitted
@@ -36,7 +36,7 @@ from mfm_core.dataset import SPLITS
 from mfm_core.erasure import why_not_comparable
 from mfm_core.errors import BoundaryError, MfmError, UpdateRejected, unforeseen_word
 from mfm_core.evaluation import metric_sum
-from mfm_core.finetuning import fine_tune, weight_of
+from mfm_core.finetuning import fine_tune
 from mfm_core.head import candidate_sum
 from mfm_core.head_files import heads_from_sum, save_heads
 from mfm_core.inference import Inference, infer
@@ -253,7 +253,7 @@ def train_one_round(request: Request) -> Reply:
     if site.run.aggregation.personal:  # the round began with own parts; the change is from the sent
         update = flat_weights(model) - request.weights
     site.keep_own(number)
-    weight = weight_of(site.run.learning, images.labels[indices])
+    weight = weight_in(site, number, images.labels[indices])
     return Reply(weight, wire.Payload(update, training_sum(validation, terms, weight)))
 
 

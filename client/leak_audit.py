@@ -143,7 +143,7 @@ def audit_leaks(asked: Asked, show: Show | None = None) -> Leaks:
     _attack(work, bound)
     content = _content(work, results, asked, bound)
     gates = {key: content[key] for key in ("final_hash", "weights_hash")}
-    gates["attacks"] = [_gate_row(row) for row in work.rows if row.judged]
+    gates["attacks"] = [gate_row(row) for row in work.rows if row.judged]
     out = asked.out or opened.config.state_folder / "audit"
     write_whole(out / RECORD, _json(content))
     page = write_whole(out / PAGE, leak_page(content).encode())
@@ -337,7 +337,7 @@ def verdict(row: Row, gates: GatesConfig) -> str:
     return "within" if inside else "open"
 
 
-def _gate_row(row: Row) -> dict[str, Any]:
+def gate_row(row: Row) -> dict[str, Any]:
     """Return a row as `mfm-server release` reads it."""
     hits = row.strength.hits[0]
     return {

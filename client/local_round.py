@@ -2,18 +2,22 @@
 
 In a round that uses pseudo-labels the server sends the class sums of all sites; labelled sites have
 given theirs just before (`class_sums`). A site labels its own unlabelled images with them, for this
-round only. What crosses the hospital's boundary: class sums of labelled images, small cells as
-zeros. Which images got a label, and how many, stays in the site's own log.
+round only. Sums are the server's word: made up, they could pick one patient's images and nobody
+else's, and the update would show them. So a class of fewer patients than `limits.min_cell_count` is
+not labelled, which is a heuristic as all small cells are.
+What crosses the hospital's boundary: class sums of labelled images, small cells as zeros. Which
+images got a label stays in the site's own log, and how many: the weight of an update does not say.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from client.limits import guarded_latent_sum
 from client.site import Site
 from mfm_core.dataset import ImageSet
-from mfm_core.finetuning import Lesson, labelled_with
+from mfm_core.finetuning import Lesson, labelled_with, weight_of
 from mfm_core.pseudo_labels import NO_LABEL, class_atlas, pseudo_labels
 from mfm_core.sums import Sum
 from mfm_core.training import Schedule
@@ -60,6 +64,35 @@ def with_pseudo_labels(site: Site, number: int, sums: Sum | None) -> ImageSet:
     if atlas is None or not bare.any():
         return images
     found = pseudo_labels(site.latents("train")[bare], atlas, agreed).labels
+    found = _without_small(found, images.patients[chosen[bare]], site.config.limits.min_cell_count)
     taken = int((found != NO_LABEL).sum())
     site.log.info("round %d: pseudo-labels for %d of %d images", number, taken, len(found))
     return labelled_with(images, chosen[bare], found)
+
+
+def _without_small(
+    labels: NDArray[np.int64], patients: NDArray[np.int64], smallest: int
+) -> NDArray[np.int64]:
+    """Return labels `[N]` less those of classes with fewer than `smallest` patients `[N]`."""
+    kept = labels.copy()
+    for label in np.unique(labels):
+        if len(np.unique(patients[labels == label])) < smallest:
+            kept[labels == label] = NO_LABEL
+    return kept
+
+
+def weight_in(site: Site, number: int, labels: NDArray[np.int64]) -> int:
+    """Return how many images an update of training round `number` stands for.
+
+    As `weight_of`, but where a head is trained on pseudo-labels it is all images, or 1 without any
+    label: their number would answer the server how many images lie near what it sent.
+
+    Args:
+        site: its run says what learns.
+        number: of the round.
+        labels: `[M]` that were trained with, pseudo-labels among them.
+    """
+    learning = site.run.learning
+    if learning.trainable == "head" and learning.pseudo_labels.used_in(number):
+        return len(labels) if (labels != NO_LABEL).any() else 1
+    return weight_of(learning, labels)

@@ -313,21 +313,23 @@ def plants(
 @app.command()
 def leaks(
     out: OutFolder = Path("runs"),
-    minutes: Annotated[
-        float, typer.Option("--minutes", min=0.0, help="Time of each of the three audits.")
-    ] = 2.0,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.0, help="Time of each audit.")] = 2.0,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="A setting to run; repeat for several.")
+    ] = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Attack an overfitted, an ordinary and a private model of phantoms, as a site would."""
-    from simulation.leaks import lines_of, run_leaks
+    """Attack overfitted, ordinary and private models of phantoms, as a site would."""
+    from simulation.leaks import chosen_settings, lines_of, run_leaks
     from simulation.progress import choose_display
 
     def say(text: str) -> None:
         print(text, file=sys.stderr)
 
+    wanted = chosen_settings(only)
     with choose_display(quiet=as_json) as display:
-        found = run_leaks(out, display, minutes, parse_settings(settings), say)
+        found = run_leaks(out, display, minutes, parse_settings(settings), say, wanted)
     print_json(found) if as_json else print("\n".join(lines_of(found)))
 
 

@@ -16,13 +16,14 @@ What crosses a hospital's boundary: nothing; there is no real patient here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from client.config import SiteConfig
 from client.leak_audit import Asked, audit_leaks
 from mfm_core.config import dump_yaml, load_yaml
+from mfm_core.errors import ConfigError
 from simulation.config import load_study
 from simulation.progress import Display
 from simulation.study import Order, finished_results, run_study
@@ -80,6 +81,7 @@ def run_leaks(
     minutes: float,
     changes: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda text: None,
+    settings: Mapping[str, dict[str, str]] = SETTINGS,
 ) -> dict[str, Any]:
     """Run the settings and return the audit's record of each, with the run's figures.
 
@@ -89,9 +91,10 @@ def run_leaks(
         minutes: of each audit.
         changes: of the study, for all settings.
         say: is told what is done.
+        settings: some or all of SETTINGS.
     """
     found = {}
-    for name, setting in SETTINGS.items():
+    for name, setting in settings.items():
         order = Order(load_study(STUDY, {**setting, **(changes or {})}), STUDY.parent, out)
         results = finished_results(order) or run_study(order, display)
         say(f"{name}: run finished, attacking")
@@ -99,6 +102,18 @@ def run_leaks(
         figures = {key: results[key] for key in ("macro_auc", "reconstruction_ssim")}
         found[name] = {**record, "run": figures}
     return found
+
+
+def chosen_settings(only: Sequence[str] | None) -> dict[str, dict[str, str]]:
+    """Return the settings of these names, all of them for None, in the order of the table.
+
+    Raises:
+        ConfigError: there is no such setting.
+    """
+    if unknown := [name for name in only or () if name not in SETTINGS]:
+        known = ", ".join(repr(name) for name in SETTINGS)
+        raise ConfigError("--only", [f"no setting {name!r}; there are {known}" for name in unknown])
+    return {name: setting for name, setting in SETTINGS.items() if not only or name in only}
 
 
 def audit_first_site(folder: Path, minutes: float) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,17 +15,26 @@ from client.__main__ import call
 from client.audit import Request as Files
 from client.audit import open_audit
 from client.leak_attacks import Row, attack_sums
-from client.leak_audit import Asked, audit_leaks, verdict
+from client.leak_audit import Asked, audit_leaks, gate_row, verdict
 from client.site import close_sites
-from mfm_core.config import dump_yaml
+from mfm_core.atlas import atlas_from
+from mfm_core.config import OntologyConfig, dump_yaml
+from mfm_core.dataset import ImageSet
 from mfm_core.errors import ConfigError, DataError
+from mfm_core.latent_sums import latent_sum
 from mfm_core.leak_figures import Hits, Strength
 from mfm_core.membership import cohort_of
+from mfm_core.sums import Sum
 from server.app import run_federation
+from server.card_config import CardConfig
+from server.finished_run import read_finished
+from server.judging import holding, judge
 from server.leak_audit import read_leak_audit
+from server.release import release_run
 from strategies.gates import GatesConfig
 from tests.client.private_hospital import PRIVATE_RUN
 from tests.server.hospitals import (
+    RUN,
     consortium,
     lay_out,
     make_grid,
@@ -70,6 +80,16 @@ def test_a_small_atlas_leaks_and_the_command_ends_with_one(folder, tmp_path, cap
     assert all("site's sums" not in name and "canaries" not in name for name in attacks)
     page = (tmp_path / "leaks-stay-here.html").read_text(encoding="utf-8")
     assert "stays at the site" in page and "LEAKS" in page and "<script" not in page
+
+
+def test_a_leaky_run_is_not_released(folder, tmp_path):
+    run_folder = Path(shutil.copytree(results_of(folder).parent, tmp_path / "run"))
+    shutil.copy(folder / "run.yaml", run_folder)
+    out = ("--results", str(results_of(folder)), "--out", str(run_folder))
+    assert call(command(folder, "0", *out)) == 1
+    held = release_run(read_finished(run_folder), CardConfig(), tmp_path / "released", {})
+    assert held.folder is None and not (tmp_path / "released").exists()
+    assert {v.gate for v in holding(held.verdicts)} == {"leak_auc", "leak_tpr"}
 
 
 def test_a_model_that_never_saw_the_site_passes(folder, tmp_path, capsys):
@@ -201,3 +221,45 @@ def test_a_verdict_follows_from_the_value_where_that_was_agreed():
     assert verdict(row((0.40, 0.44, 0.60), SMALL), gates) == "leaks"
     assert verdict(row((0.40, 0.54, 0.70), (0.0, 0.01, 0.5)), gates) == "within"
     assert np.isclose(gates.max_leak_auc, 0.55)
+
+
+def attacked_atlas(members: int, others: int, size: int, noise: float, monkeypatch) -> list[Row]:
+    """Return the attacks on the atlas of so many patients with normal latents `[size]`."""
+    rng, number = np.random.default_rng(3), members + others
+    latents, labels = rng.normal(size=(number, size)), np.arange(number) % 2
+    none, member = np.zeros((number, 0), np.int64), np.arange(number) < members
+    splits = np.where(member, 0, 2)
+    images = ImageSet(
+        np.zeros((number, 1, 1, 1), np.uint8), labels, none, np.arange(number), splits
+    )
+    ontology = OntologyConfig(classes=("left", "right"))
+    exact = latent_sum(latents[:members], labels[:members], none[:members], np.arange(members),
+                       ontology)  # fmt: skip
+    both = rng.normal(scale=noise, size=(size, size))
+    noisy = {"class.sum": rng.normal(scale=noise, size=(2, size)), "second_moment": both + both.T}
+    cells = {name: array + noisy.get(name, 0.0) for name, array in exact.arrays.items()}
+    atlas = atlas_from(Sum(cells), ontology, "")
+    opened = SimpleNamespace(model=None, ontology=ontology, atlas=atlas)
+    monkeypatch.setattr("client.leak_attacks.own_cells", lambda opened: exact)
+    monkeypatch.setattr("client.leak_attacks.infer",
+                        lambda model, images, rows: SimpleNamespace(mu=latents[rows]))  # fmt: skip
+    return attack_sums(opened, cohort_of(images), masked=True)[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "said", "state"),
+    [((8000, 10000, 8, 20.0), "within", "pass"), ((40, 4000, 64, 0.0), "leaks", "fail"),
+     ((400, 500, 8, 20.0), "open", "fail")],
+)  # fmt: skip
+def test_the_gates_of_a_release_judge_an_audit_as_the_audit_does(
+    size, said, state, tmp_path, monkeypatch
+):
+    rows = attacked_atlas(*size, monkeypatch)
+    assert len(rows) == 2 and {verdict(row, GatesConfig()) for row in rows} == {said}
+    content = {"attacks": [gate_row(row) for row in rows]}
+    (tmp_path / "leak_audit.json").write_text(json.dumps(content, default=float))
+    audit = read_leak_audit(tmp_path)
+    assert audit is not None
+    verdicts = judge(RUN, {"leak_audit": audit.model_dump(mode="json")})
+    states = {v.state for v in verdicts if v.gate in ("leak_auc", "leak_tpr")}
+    assert ("fail" if "fail" in states else states.pop()) == state

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.local_round import class_sums, lesson_of, with_pseudo_labels
+from client.local_round import class_sums, lesson_of, weight_in, with_pseudo_labels
 from client.site import Site, open_site
 from mfm_core.sums import Sum
 from strategies.answers import answer_of, request_schema
@@ -47,10 +47,7 @@ def test_class_sums_have_the_agreed_schema_and_small_cells_are_zeros(site: Site)
     assert found.schema == answer_of(site.run, "class_sums").total
     assert found.schema == request_schema(site.run, "train", 2)
     assert request_schema(site.run, "train", 1) is None
-    limits = site.config.limits.model_copy(update={"min_cell_count": 1000})
-    strict = replace(site, config=site.config.model_copy(update={"limits": limits}))
-    strict.__dict__["images"], strict.__dict__["model"] = site.images, site.model
-    assert not class_sums(strict)["class.sum"].any() and found["class.sum"].any()
+    assert not class_sums(with_smallest(site, 1000))["class.sum"].any() and found["class.sum"].any()
 
 
 def test_a_site_without_labels_gives_zeros(site: Site) -> None:
@@ -83,3 +80,47 @@ def test_a_lesson_follows_from_run_site_and_round(site: Site) -> None:
     one, two = lesson_of(site, 1), lesson_of(site, 2)
     assert one.seed != two.seed and one.shared_seed == two.shared_seed
     assert two.schedule.first_step == site.run.learning.training.steps_per_round
+
+
+def with_smallest(site: Site, smallest: int) -> Site:
+    """The same site, which lets no cell of fewer patients out."""
+    limits = site.config.limits.model_copy(update={"min_cell_count": smallest})
+    strict = replace(site, config=site.config.model_copy(update={"limits": limits}))
+    strict.__dict__["images"], strict.__dict__["model"] = site.images, site.model
+    return strict
+
+
+def aimed_sums(site: Site, place: int) -> Sum:
+    """What a server makes up to have one training image labelled and no other."""
+    target = site.latents("train")[place].astype(float)
+    means = np.stack([target, target + 1000.0])
+    counts = np.array([1e6, 1e6])
+    spread = 1e-6 * counts.sum() * np.eye(len(target))
+    sums = counts[:, None] * means
+    arrays = {name: np.zeros(shape) for name, shape in class_sums(site).schema}
+    return Sum({**arrays, "class.count": counts, "class.sum": sums,
+                "second_moment": means.T @ sums + spread})  # fmt: skip
+
+
+def test_made_up_sums_cannot_pick_the_images_of_one_patient(site: Site) -> None:
+    bare = without_labels(site)
+    sums, train = aimed_sums(bare, 3), bare.images.select("train")
+    picked = with_pseudo_labels(bare, 2, sums)
+    people = np.unique(picked.patients[train][picked.labels[train] >= 0])
+    assert len(people) == 1, "the attack works where a single patient is enough"
+    strict = with_smallest(bare, 2)
+    assert (with_pseudo_labels(strict, 2, sums).labels == -1).all()
+    many = with_pseudo_labels(strict, 2, sums_of_many(site))
+    assert (many.labels[train] >= 0).any()
+
+
+def test_the_weight_does_not_tell_how_many_got_a_label(site: Site) -> None:
+    def weigh(trainable: str, number: int, labels: list[int]) -> int:
+        learning = site.run.learning.model_copy(update={"trainable": trainable})
+        run = site.run.model_copy(update={"learning": learning})
+        return weight_in(replace(site, run=run), number, np.array(labels))
+
+    assert weigh("head", 2, [0, -1, -1]) == weigh("head", 2, [0, 1, -1]) == 3
+    assert weigh("head", 2, [-1, -1, -1]) == 1
+    assert weigh("head", 1, [0, -1, -1]) == 1 and weigh("head", 1, [0, 1, -1]) == 2
+    assert weigh("lora", 2, [0, -1, -1]) == 3

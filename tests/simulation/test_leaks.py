@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 
+import pytest
+
+from mfm_core.errors import ConfigError
 from server.app import run_federation
 from simulation import leaks
 from simulation.config import load_study
-from simulation.leaks import SETTINGS, STUDY, lines_of, run_leaks
+from simulation.leaks import SETTINGS, STUDY, chosen_settings, lines_of, run_leaks
 from simulation.progress import SilentDisplay
 from simulation.study import Order
 from tests.mfm_core.leak_record import record
@@ -59,3 +62,10 @@ def test_the_first_site_of_each_run_is_audited(tmp_path, monkeypatch):
         assert each["run"]["macro_auc"] == results["macro_auc"]
         assert not any("the agreed run is not here" in text for text in each["missing"])
     assert "covariance of the atlas" in "\n".join(lines_of(found))
+
+
+def test_settings_are_chosen_by_name():
+    assert list(chosen_settings(None)) == list(SETTINGS)
+    assert list(chosen_settings(["private, many", "overfitted"])) == ["overfitted", "private, many"]
+    with pytest.raises(ConfigError, match="no setting 'secret'; there are 'overfitted'"):
+        chosen_settings(["secret"])
