@@ -101,7 +101,7 @@ class Leaks:
 
 @dataclass
 class _Work:
-    """What is known while the attacks are made."""
+    """What is known while the attacks are made; `scoring_s` is what scoring all patients takes."""
 
     opened: Opened
     cohort: Cohort
@@ -109,6 +109,7 @@ class _Work:
     run: RunConfig | None
     ends: float
     show: Show
+    scoring_s: float = 0.0
     rows: list[Row] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     more: dict[str, Any] = field(default_factory=dict)
@@ -194,7 +195,9 @@ def _bound(work: _Work) -> Bounds | None:
 
 def _attack(work: _Work, bound: Bounds | None) -> None:
     """Make every attack that fits into the time, the cheap ones first."""
+    started = time.monotonic()
     work.rows += attack_model(work.opened, work.cohort, bound)
+    work.scoring_s = time.monotonic() - started
     work.show(5, UNITS)
     masked = work.run is not None and work.run.secure_sum.enabled
     rows, missing = attack_sums(work.opened, work.cohort, masked)
@@ -265,17 +268,20 @@ def _canaries(work: _Work, step_s: float) -> None:
 
 
 def _shadows(work: _Work, step_s: float, bound: Bounds | None) -> None:
-    """Train as many shadow models as the time allows, at least two."""
+    """Train and score as many shadow models as the time allows, at least two."""
     run = work.run
     full = run.rounds * run.learning.training.steps_per_round if run else USUAL_STEPS
-    affordable = work.left / step_s
     least = min(full, LEAST_STEPS)
-    count = next((n for n in SHADOWS if affordable / n >= full), 0)
-    count = count or next((n for n in SHADOWS[2:] if affordable / n >= least), 0)
+
+    def affordable(count: int) -> float:
+        return (work.left / count - work.scoring_s) / step_s
+
+    count = next((n for n in SHADOWS if affordable(n) >= full), 0)
+    count = count or next((n for n in SHADOWS[2:] if affordable(n) >= least), 0)
     if count == 0:
         work.missing.append("LiRA and its control: no time for shadow models; give more --minutes")
         return
-    steps = int(min(full, affordable / count))
+    steps = int(min(full, max(least, affordable(count))))
     if steps < full:
         work.missing.append(f"shadow models had {steps} steps each, the attacked model {full}")
     span = UNITS - 41
