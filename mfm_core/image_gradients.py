@@ -128,7 +128,8 @@ def erase(uses: Sequence[Use], images: torch.Tensor) -> None:
     """Set the gradients of some images to zero, in place; `images` is `[N]` bool."""
     for use in uses:
         for part in use:
-            part[images[: len(part)]] = 0.0
+            of_these = images[: len(part)].view(-1, *[1] * (part.ndim - 1))
+            part.masked_fill_(of_these, 0.0)
 
 
 def _lengths(each: torch.Tensor) -> torch.Tensor:

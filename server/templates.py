@@ -62,6 +62,7 @@ run: run.yaml               # the agreed run; after a change: `mfm-server site k
 attempts: 3                 # times a round is asked before the run stops; it can then be resumed
 node_wait_s: 300            # longest wait for sites to appear, seconds
 threads: 1                  # CPU threads of the server process
+# pretrained: start.safetensors   # the released model that run.yaml's `pretrained` names by hash
 # metrics: 127.0.0.1:9464   # figures for a Prometheus on this machine; left out: none
 """
 

@@ -59,7 +59,9 @@ class TableConfig(Part):
         1000, ge=20, le=10_000, description="Bootstrap replicates by patient of every figure."
     )
     shared: dict[str, Any] = Field(description="Part of a study that every cell starts from.")
-    splits: dict[EntryName, SplitEntry] = Field(min_length=1)
+    splits: dict[EntryName, SplitEntry] = Field(
+        min_length=1, description="Ways to divide the patients; each is run for each variant."
+    )
     variants: dict[EntryName, dict[str, Any]] = Field(
         {"plain": {}},
         min_length=1,
