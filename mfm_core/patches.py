@@ -117,7 +117,9 @@ def start_linear_path(model: Autoencoder, moments: Sum) -> None:
     for cell, mean in enumerate(means):
         triangle = moments["patch.second_moment"][cell] / count
         directions, variances[cell, :keep] = _components(triangle, mean, keep)
-        path.basis[cell, :keep, inside] = torch.from_numpy(directions).float()
+        started = torch.zeros(keep, path.basis.shape[2])
+        started[:, inside] = torch.from_numpy(directions).float()
+        path.basis[cell, :keep].copy_(started)
     scale = torch.from_numpy(np.sqrt(np.maximum(variances, SMALLEST_VARIANCE))).float()
     path.gain_in.copy_(1.0 / scale[:, None])
     path.gain_out.copy_(scale[:, None])

@@ -120,7 +120,7 @@ def test_with_pseudo_labels_it_trains_the_head() -> None:
     assert update.any() and terms["classification"] > 0
 
 
-def test_a_site_weighs_by_the_images_behind_its_update() -> None:
+def test_the_weight_counts_the_images_behind_an_update() -> None:
     labels = np.array([-1, 0, 1, -1])
     assert weight_of(learning("lora"), labels) == weight_of(learning("all"), labels) == 4
     assert weight_of(learning("head"), labels) == 2
