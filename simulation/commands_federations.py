@@ -21,6 +21,10 @@ def federations(
     data: DataFolder = Path("."),
     out: OutFolder = Path("runs"),
     fresh: Fresh = False,
+    one_process: Annotated[
+        bool,
+        typer.Option("--one-process", help="Federate without Flower's engine: same bits, quicker."),
+    ] = False,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
@@ -29,7 +33,7 @@ def federations(
     from simulation.progress import choose_display
 
     config, members = load_comparison(comparison, parse_settings(settings))
-    order = ComparisonOrder(config, members, data, out, fresh)
+    order = ComparisonOrder(config, members, data, out, fresh, one_process)
     with choose_display(quiet=as_json) as display:
         table = run_comparison(order, display)
     if as_json:

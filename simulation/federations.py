@@ -82,13 +82,14 @@ class Row:
 
 @dataclass(frozen=True)
 class ComparisonOrder:
-    """What the researcher asked for; `fresh` begins every run anew."""
+    """What the researcher asked for; `fresh` and `one_process` as in `simulation.study.Order`."""
 
     config: ComparisonConfig
     members: tuple[Member, ...]
     data: Path
     out: Path
     fresh: bool = False
+    one_process: bool = False
 
     @property
     def folder(self) -> Path:
@@ -151,7 +152,7 @@ def run_comparison(order: ComparisonOrder, display: Display) -> dict[str, Any]:
     for index, member in enumerate(order.members):
         name = member.study.run.name
         fresh = order.fresh or is_damaged(order.folder / name)
-        study = Order(member.study, order.data, order.folder, fresh)
+        study = Order(member.study, order.data, order.folder, fresh, order.one_process)
         found = finished_results(study)
         if found is None:
             found = run_study(study, CellDisplay(display, index, count, name))

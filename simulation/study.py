@@ -43,8 +43,9 @@ from simulation.hospitals import (
     study_hash,
 )
 from simulation.jobs import plan_jobs, run_jobs
+from simulation.one_process import federate_here
 from simulation.progress import Display, Step
-from simulation.runner import RunFolder, hold, run_federation
+from simulation.runner import RunFolder, Watch, hold, run_federation
 
 OURS = ("study.yaml", "prepared.json", "images", "sites", ".lock")
 """A folder with nothing but these and other leavings of a run may be emptied by --fresh."""
@@ -59,12 +60,14 @@ class Order:
         data: folder that the study's image paths are relative to.
         out: folder of run folders.
         fresh: begin anew although the run folder holds something.
+        one_process: federate in this process (`simulation.one_process`); the same bits.
     """
 
     study: StudyConfig
     data: Path
     out: Path
     fresh: bool = False
+    one_process: bool = False
 
     @property
     def folder(self) -> Path:
@@ -134,7 +137,7 @@ def run_study(order: Order, display: Display) -> dict[str, Any]:
         with clock.measure("hospitals"):
             prepared = prepare(study, order.data, folder)
         display.show(Step("hospitals", 1, 1, f"{len(prepared.names)} hospitals"))
-        _federate(study, RunFolder(folder), len(prepared.names), clock, display)
+        _federate(order, RunFolder(folder), len(prepared.names), clock, display)
         workers = count_workers(study, 10_000)
         with clock.measure("baselines"):
             jobs = plan_jobs(study, folder, len(prepared.names))
@@ -147,9 +150,16 @@ def run_study(order: Order, display: Display) -> dict[str, Any]:
 
 
 def _federate(
-    study: StudyConfig, folder: RunFolder, sites: int, clock: Clock, display: Display
+    order: Order, folder: RunFolder, sites: int, clock: Clock, display: Display
 ) -> None:
     if folder.finished:
+        return
+    study = order.study
+    if order.one_process:
+        display.show(Step("federated training", 0, study.run.rounds, "in this process"))
+        with clock.measure("federation"):
+            federate_here(folder.path, sites, resume=folder.resumable)
+        Watch(folder, study.limits).look()  # refuses a run that a hospital dropped out of
         return
     federation = Federation(sites, count_workers(study, sites))
     with clock.measure("federation"):

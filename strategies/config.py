@@ -37,6 +37,9 @@ class AggregationConfig(Part):
     personal: tuple[Literal["norms", "head"], ...] = Field(
         (), description="Parts that a site keeps its own version of: norms (FedBN), head (FedPer)."
     )
+    control_variates: bool = Field(
+        False, description="SCAFFOLD: sites correct their gradients by the mean of all sites'."
+    )
     max_site_images: int = Field(
         1_000_000, ge=1, description="Largest weight of a site; a larger claim is refused."
     )
