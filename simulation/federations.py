@@ -114,8 +114,8 @@ def load_comparison(
         problems += [f"comparison.{line}" for line in problems_of(error)]
         raise ConfigError(str(path), problems) from None
     members: list[Member] = []
-    for cell in config.cells:
-        for method in config.methods:
+    for method in config.methods:
+        for cell in config.cells:
             found, wrong = _members_of(config, cell, method)
             members += found
             problems += [f"{cell}, {method}: {line}" for line in dict.fromkeys(wrong)]

@@ -26,7 +26,7 @@ MAX_LATENT = 2048
 class AggregationConfig(Part):
     """How site updates become the next global model."""
 
-    kind: Literal["fedavg", "fedprox", "fedadam", "fedyogi"] = Field(
+    kind: Literal["fedavg", "fedprox", "fedadam", "fedyogi", "scaffold"] = Field(
         "fedavg", description="Formula of the next global model."
     )
     proximal_mu: float = Field(0.0, ge=0, description="FedProx: weight of the proximal term.")
@@ -36,9 +36,6 @@ class AggregationConfig(Part):
     tau: float = Field(1e-3, gt=0, description="FedAdam, FedYogi: degree of adaptivity.")
     personal: tuple[Literal["norms", "head"], ...] = Field(
         (), description="Parts that a site keeps its own version of: norms (FedBN), head (FedPer)."
-    )
-    control_variates: bool = Field(
-        False, description="SCAFFOLD: sites correct their gradients by the mean of all sites'."
     )
     max_site_images: int = Field(
         1_000_000, ge=1, description="Largest weight of a site; a larger claim is refused."
