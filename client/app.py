@@ -21,7 +21,7 @@ from client.audit_counts import audit_sum, open_kept
 from client.central_round import pay_for_round, shield
 from client.cohort import hold_cohort
 from client.limits import check_arrays, check_patients, check_privacy, check_request
-from client.local_round import class_sums, lesson_of, weight_in, with_pseudo_labels
+from client.local_round import class_sums, lesson_of, weight_in, with_own, with_pseudo_labels
 from client.pinned_model import check_graph, check_weights
 from client.private_release import keep_own_atlas, latent_release, protect
 from client.private_round import Permit, count_units, permit_for, spent_in_run, train_permitted
@@ -249,12 +249,14 @@ def train_one_round(request: Request) -> Reply:
     model, indices = site.load(request.weights, number), site.images.select("train")
     validation = count_metrics(request, look(request, "val"), "val", 0)
     images = with_pseudo_labels(site, number, request.payload.total)
-    update, terms = fine_tune(model, images, indices, site.run.learning, lesson_of(site, number))
+    lesson = lesson_of(site, number, request.payload.total)
+    update, terms = fine_tune(model, images, indices, site.run.learning, lesson)
     if site.run.aggregation.personal:  # the round began with own parts; the change is from the sent
         update = flat_weights(model) - request.weights
     site.keep_own(number)
     weight = weight_in(site, number, images.labels[indices])
-    return Reply(weight, wire.Payload(update, training_sum(validation, terms, weight)))
+    told = training_sum(validation, terms, weight)
+    return Reply(weight, wire.Payload(update, with_own(site, lesson, number, (told, weight))))
 
 
 def give_class_sums(request: Request) -> Reply:

@@ -86,7 +86,8 @@ KEPT = (
     ),
     Kept(
         f"{{state}}/{OWN_PARTS}",
-        "the site's own version of agreed parts of the model, of the two newest rounds; weights",
+        "the site's own version of agreed parts of the model, or its mean gradient (SCAFFOLD), of "
+        "the two newest rounds; numbers as many as weights",
         False,
         "until a run with such parts starts anew",
         "the site goes on from the global weights",

@@ -37,6 +37,7 @@ from strategies.atlas_release import basis_of, latent_sum_of
 from strategies.central_rounds import told_to_sites
 from strategies.config import RunConfig
 from strategies.plan import Kind, shared_seed
+from strategies.scaffold import control_told
 from strategies.starting_weights import first_weights
 from strategies.wire import Payload
 
@@ -77,9 +78,13 @@ class LocalCoordinator:
             return joined(parts)
         if kind == "latent_sums" and self.run.privacy.atlas.private:
             return self.basis().to_sum()
-        if kind == "train":
-            return told_to_sites(self.run, {}) if self._class_sums is None else self._class_sums
-        return None
+        return self._told_to_train() if kind == "train" else None
+
+    def _told_to_train(self) -> Sum | None:
+        """Return what goes with the weights of the first training round that has anything."""
+        if self.run.aggregation.kind == "scaffold":
+            return control_told(self.run, None)
+        return told_to_sites(self.run, {}) if self._class_sums is None else self._class_sums
 
     def take(self, kind: Kind, reply: Payload) -> None:
         """Take an answer in, as the server would if it were the only one."""

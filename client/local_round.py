@@ -5,8 +5,9 @@ given theirs just before (`class_sums`). A site labels its own unlabelled images
 round only. Sums are the server's word: made up, they could pick one patient's images and nobody
 else's, and the update would show them. So a class of fewer patients than `limits.min_cell_count` is
 not labelled, which is a heuristic as all small cells are.
-What crosses the hospital's boundary: class sums of labelled images, small cells as zeros. Which
-images got a label stays in the site's own log, and how many: the weight of an update does not say.
+What crosses the hospital's boundary: class sums of labelled images, small cells as zeros; with
+SCAFFOLD the site's mean gradient. Which images got a label stays in the site's own log, and how
+many: the weight of an update does not say.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from client.limits import guarded_latent_sum
 from client.site import Site
+from mfm_core.control_variates import ControlVariate
 from mfm_core.dataset import ImageSet
 from mfm_core.finetuning import Lesson, labelled_with, weight_of
 from mfm_core.pseudo_labels import NO_LABEL, class_atlas, pseudo_labels
@@ -23,10 +25,30 @@ from mfm_core.sums import Sum
 from mfm_core.training import Schedule
 from strategies.answers import classes_alone
 from strategies.plan import attention_stage, derive_seed, shared_seed
+from strategies.scaffold import CONTROL, with_control
 
 
-def lesson_of(site: Site, number: int) -> Lesson:
-    """Return schedule and seeds of a training round; they follow from the agreed run alone."""
+def control_of(site: Site, number: int, sums: Sum | None) -> ControlVariate | None:
+    """Return what corrects the gradients of a round of SCAFFOLD; None in every other run.
+
+    Args:
+        site: with its own mean gradient of an earlier round, if it has one.
+        number: of the training round.
+        sums: the mean gradient of all sites, in such a run.
+    """
+    if site.run.aggregation.kind != "scaffold" or sums is None:
+        return None
+    return ControlVariate(site.correction(sums[CONTROL].astype(np.float32), number))
+
+
+def lesson_of(site: Site, number: int, sums: Sum | None = None) -> Lesson:
+    """Return schedule and seeds of a training round; they follow from the agreed run alone.
+
+    Args:
+        site: what trains.
+        number: of the round.
+        sums: what the server sent beside the weights; read where it corrects gradients.
+    """
     steps = site.run.learning.training.steps_per_round
     return Lesson(
         schedule=Schedule((number - 1) * steps, site.run.rounds * steps),
@@ -35,7 +57,24 @@ def lesson_of(site: Site, number: int) -> Lesson:
         shared_seed=shared_seed(site.run),
         attention_stage=attention_stage(site.run, number),
         proximal_mu=site.run.aggregation.proximal_mu,
+        control=control_of(site, number, sums),
     )
+
+
+def with_own(site: Site, lesson: Lesson, number: int, reply: tuple[Sum, int]) -> Sum:
+    """Return a reply's Sum as it leaves; with the mean gradient that SCAFFOLD found, kept here too.
+
+    Args:
+        site: what trained.
+        lesson: of the training that is over.
+        number: of the round.
+        reply: figures of the training, and the images that they stand for.
+    """
+    total, images = reply
+    if lesson.control is None:
+        return total
+    site.keep_control(lesson.control.found, number)
+    return with_control(total, lesson.control.found, images)
 
 
 def class_sums(site: Site) -> Sum:

@@ -5,6 +5,7 @@ scales and shifts of the norms, because scanners differ in contrast (FedBN, Li e
 arXiv:2102.07623); with `[head]` with its own head, because class shares differ (FedPer, Arivazhagan
 et al. 2019, arXiv:1912.00818). Unlike there, the changes of these parts still leave with the update
 and are averaged: a hospital without a version of its own, and the released model, start from that.
+With `kind: scaffold` it is the mean gradient of the hospital's last round ("control").
 
 Kept are the two newest rounds, by number: a round that is asked again after an interruption
 starts from the state before it and gives the same bits.

@@ -123,6 +123,16 @@ class Site:
             own = flat_weights(self.model)[own_places(self.schema, personal)]
             remember(self.config.state_folder, self.config_hash, number, {"parts": own})
 
+    def correction(self, mean: NDArray[np.float32], number: int) -> NDArray[np.float32]:
+        """Return `[D]` what round `number` adds to this site's gradients: `mean` less its own."""
+        folder = self.config.state_folder
+        own = recall(folder, self.config_hash, "control", number)
+        return mean if own is None else mean - own
+
+    def keep_control(self, found: NDArray[np.float32], number: int) -> None:
+        """Keep the mean gradient that round `number` found."""
+        remember(self.config.state_folder, self.config_hash, number, {"control": found})
+
     def latents(self, split: str) -> NDArray[np.float32]:
         """Return `[N, L]`, the latent means of a split's images under the loaded model.
 

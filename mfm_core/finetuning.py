@@ -27,6 +27,7 @@ from mfm_core import lora
 from mfm_core.autoencoder import Autoencoder
 from mfm_core.checkpoint import flat_weights, weight_schema
 from mfm_core.config import LearningConfig
+from mfm_core.control_variates import ControlVariate
 from mfm_core.dataset import ImageSet
 from mfm_core.devices import Precision, to_array, to_device
 from mfm_core.errors import DataError
@@ -52,6 +53,7 @@ class Lesson:
         attention_stage: as in `mfm_core.training.train`; 0 unless all learns.
         proximal_mu: FedProx weight, on what learns.
         precision: of the products, where more than the head learns.
+        control: corrects the gradients and is told their mean; None unless all learns.
     """
 
     schedule: Schedule
@@ -61,6 +63,7 @@ class Lesson:
     attention_stage: int = 0
     proximal_mu: float = 0.0
     precision: Precision = "float32"
+    control: ControlVariate | None = None
 
 
 def head_schema(model: Autoencoder) -> Schema:
@@ -118,6 +121,7 @@ def fine_tune(
         attention_stage=lesson.attention_stage,
         proximal_mu=lesson.proximal_mu,
         precision=lesson.precision,
+        control=lesson.control,
     )
     if learning.trainable == "all":
         return flat_weights(model) - before, terms

@@ -1,4 +1,4 @@
-"""AdamW, gradient clip, proximal pull and moving average on one flat vector.
+"""AdamW, gradient clip, proximal pull, control variate and moving average on one flat vector.
 
 All weights that learn lie in one buffer during a training call, and the model's parameters are
 views of it: a step is then a handful of passes over memory, not thousands of small calls.
@@ -15,6 +15,7 @@ import torch
 
 from mfm_core.autoencoder import Autoencoder
 from mfm_core.config import TrainingConfig
+from mfm_core.control_variates import ControlVariate
 
 Named = Sequence[tuple[str, torch.nn.Parameter]]
 
@@ -38,6 +39,25 @@ def _sort_into_groups(
     return [group for group in groups if group[2]]
 
 
+class _Drift:
+    """A control variate at work: adds it to raw gradients, which it sums up."""
+
+    def __init__(
+        self, control: ControlVariate, model: Autoencoder, parameters: list[torch.nn.Parameter]
+    ) -> None:
+        self._control = control
+        self._correction, self._places = control.lay_out(model, parameters)
+        self._total, self._steps = torch.zeros_like(self._correction), 0
+
+    def correct(self, gradient: torch.Tensor) -> None:
+        self._total.add_(gradient)
+        gradient.add_(self._correction)
+        self._steps += 1
+
+    def finish(self) -> None:
+        self._control.keep(self._total, self._places, self._steps)
+
+
 class FlatOptimiser:
     """Steps all parameters that require a gradient; a context, since it borrows their memory.
 
@@ -48,9 +68,16 @@ class FlatOptimiser:
         model: its parameters become views of one buffer.
         config: of the optimiser.
         proximal_mu: FedProx weight mu of mu/2 |w - w0|^2, w0 the weights at the start.
+        control: corrects every gradient and is told their mean.
     """
 
-    def __init__(self, model: Autoencoder, config: TrainingConfig, proximal_mu: float) -> None:
+    def __init__(
+        self,
+        model: Autoencoder,
+        config: TrainingConfig,
+        proximal_mu: float,
+        control: ControlVariate | None = None,
+    ) -> None:
         self._config, self._proximal_mu = config, proximal_mu
         named = [item for item in model.named_parameters() if item[1].requires_grad]
         groups = _sort_into_groups(named, config.linear_rate)
@@ -59,6 +86,7 @@ class FlatOptimiser:
         self._gradient = torch.zeros_like(self._weights)
         self._average = self._weights.clone()
         self._start = self._weights.clone() if proximal_mu > 0 else None
+        self._drift = None if control is None else _Drift(control, model, self._parameters)
         slices, begin = [], 0
         for rate, decays, part in groups:
             size = sum(parameter.numel() for parameter in part)
@@ -93,6 +121,8 @@ class FlatOptimiser:
             parameter.data = source[begin:end].view(parameter.shape).clone()
             parameter.grad = None
             begin = end
+        if self._drift is not None and kind is None:
+            self._drift.finish()
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -117,6 +147,8 @@ class FlatOptimiser:
             decay: of the moving average in this step.
         """
         proximal = 0.0
+        if self._drift is not None:
+            self._drift.correct(self._gradient)
         if self._start is not None:
             apart = self._weights - self._start
             self._gradient.add_(apart, alpha=self._proximal_mu)

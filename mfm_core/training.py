@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mfm_core.augmentation import augment
 from mfm_core.autoencoder import Autoencoder, Output
 from mfm_core.config import LearningConfig, TrainingConfig
+from mfm_core.control_variates import ControlVariate
 from mfm_core.dataset import ImageSet
 from mfm_core.devices import Precision, arithmetic, device_of, rounding, to_array, to_device
 from mfm_core.errors import DataError
@@ -111,6 +112,7 @@ def train(  # noqa: PLR0913 - what differs from call to call stays visible as ke
     attention_stage: int = 0,
     proximal_mu: float = 0.0,
     precision: Precision = "float32",
+    control: ControlVariate | None = None,
 ) -> dict[str, float]:
     """Train `model` in place; return the mean of every loss term over the steps.
 
@@ -128,6 +130,7 @@ def train(  # noqa: PLR0913 - what differs from call to call stays visible as ke
         attention_stage: 0 no pixel weights, 1 learn them, 2 use them (`mfm_core.attention`).
         proximal_mu: FedProx weight mu of mu/2 |w - w0|^2.
         precision: of the products; weights, losses and sums are float32 whatever is said.
+        control: corrects every gradient and is told their mean (SCAFFOLD).
 
     Raises:
         ConfigError: the device has no such precision.
@@ -140,7 +143,7 @@ def train(  # noqa: PLR0913 - what differs from call to call stays visible as ke
         raise ValueError(f"attention_stage is 0, 1 or 2, found {attention_stage}")
     model.attention_logits.requires_grad_(attention_stage == 1)
     rates = [learning_rate(learning.training, schedule, step) for step in range(steps)]
-    lesson = _Lesson(images, indices, learning, attention_stage, precision)
+    lesson = _Lesson(images, indices, learning, attention_stage, precision, control)
     try:
         with arithmetic(device_of(model), precision):
             totals = lesson.teach(model.train(), rates, seed, proximal_mu)
@@ -159,6 +162,7 @@ class _Lesson:
     learning: LearningConfig
     stage: int
     precision: Precision
+    control: ControlVariate | None
 
     def teach(
         self, model: Autoencoder, rates: list[float], seed: int, proximal_mu: float
@@ -171,7 +175,7 @@ class _Lesson:
         batches = mixed_batches(self.indices, labels, config, len(rates), shuffler)
         totals = torch.zeros(len(TERM_NAMES), dtype=torch.float64, device=device_of(model))
         proximal = 0.0
-        with FlatOptimiser(model, config, proximal_mu) as optimiser:
+        with FlatOptimiser(model, config, proximal_mu, self.control) as optimiser:
             for step, (rate, batch) in enumerate(zip(rates, batches, strict=True)):
                 optimiser.clear()
                 terms = self._terms(model, batch, generator)

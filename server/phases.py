@@ -51,6 +51,7 @@ from strategies.central_rounds import asked_of_sites, told_to_sites
 from strategies.collector import Pooled
 from strategies.config import RunConfig
 from strategies.plan import Kind, Step, attention_stage, plan_of
+from strategies.scaffold import CONTROL, control_told, mean_control
 from strategies.starting_weights import first_weights
 from strategies.strategy import Phase, RunState
 from strategies.wire import Payload, model_size
@@ -144,9 +145,11 @@ class Training(Asking):
     """One round: local training, averaged; validation of the weights before it."""
 
     def request(self, state: RunState) -> Payload:
-        """Return the global weights; with the class sums of pseudo-labels or the clip, if used."""
+        """Return the global weights; with class sums, mean gradient or clip where they are used."""
         if self.run.learning.pseudo_labels.used_in(self.step.round):
             return Payload(state.weights, state.sums[CLASS_SUMS])
+        if self.run.aggregation.kind == "scaffold":
+            return Payload(state.weights, control_told(self.run, state.sums.get(CONTROL)))
         return Payload(state.weights, told_to_sites(self.run, state.facts))
 
     def answer(self, state: RunState) -> Answer:
@@ -171,6 +174,9 @@ class Training(Asking):
         if pooled.total is None:
             return changed, {}
         facts = training_facts(self.run, pooled.total, pooled.images)
+        if self.run.aggregation.kind == "scaffold":
+            control = mean_control(pooled.total, pooled.images)
+            changed = replace(changed, sums={**state.sums, CONTROL: control})
         own = {
             name: {part: noted[part] for part in ("loss", "val")}
             for name, noted in pooled.seen.items()

@@ -149,9 +149,7 @@ def run_study(order: Order, display: Display) -> dict[str, Any]:
         return _write_results(study, folder, (baselines, scores, pictures), clock)
 
 
-def _federate(
-    order: Order, folder: RunFolder, sites: int, clock: Clock, display: Display
-) -> None:
+def _federate(order: Order, folder: RunFolder, sites: int, clock: Clock, display: Display) -> None:
     if folder.finished:
         return
     study = order.study

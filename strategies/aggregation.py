@@ -1,8 +1,9 @@
-"""How accepted updates become the next global model: FedAvg, FedProx, FedAdam, FedYogi.
+"""How accepted updates become the next global model: FedAvg, FedProx, SCAFFOLD, FedAdam, FedYogi.
 
 Pure functions over a small frozen state, on flat vectors. The formulas are Flower's
 (flwr.serverapp.strategy), which a test holds them to, so runs stay comparable. FedProx differs
-from FedAvg only at the site (a proximal term in the loss).
+from FedAvg only at the site (a proximal term in the loss), and so does SCAFFOLD but for the mean
+gradient of all sites, which the server sends along (`mfm_core.control_variates`).
 
 Sources: FedAvg, McMahan et al. 2017 (arXiv:1602.05629); FedProx, Li et al. 2020
 (arXiv:1812.06127); FedAdam and FedYogi, Reddi et al. 2021 (arXiv:2003.00295), Algorithm 2, with
@@ -28,7 +29,7 @@ class ServerState:
 
     Attributes:
         rounds: rounds applied so far.
-        first_moment: `[D] float64`; `[0]` for FedAvg and FedProx, which remember nothing.
+        first_moment: `[D] float64`; `[0]` for the others, which remember nothing.
         second_moment: `[D] float64`, likewise.
     """
 
@@ -55,7 +56,7 @@ def apply(
         update: `[D] float64`, mean of the sites' weight changes, weighted by images.
     """
     following = state.rounds + 1
-    if config.kind in ("fedavg", "fedprox"):
+    if config.kind not in ("fedadam", "fedyogi"):
         changed = (weights + update).astype(np.float32)
         return ServerState(following, state.first_moment, state.second_moment), changed
     first = config.beta_1 * state.first_moment + (1 - config.beta_1) * update

@@ -35,6 +35,7 @@ from strategies.config import RunConfig
 from strategies.plan import KEYS, Kind, plan_of
 from strategies.privacy import NO_LABEL, Label, label_of
 from strategies.private_atlas import CELLS, cell_plan, latent_numbers
+from strategies.scaffold import control_schema, with_control
 from strategies.task_answers import empty_task_metrics, empty_task_training
 
 VALIDATION, LOSS, SUPPRESSED = "val.", "loss.", "suppressed"
@@ -278,9 +279,11 @@ def request_schema(run: RunConfig, kind: Kind, number: int = 0) -> Schema | None
 
 
 def _train_request(run: RunConfig, number: int) -> Schema | None:
-    """Return the schema of class sums, or of the clip where the sites clip at the server's word."""
+    """Return the schema of class sums, of SCAFFOLD's mean gradient or of the server's clip."""
     if run.learning.pseudo_labels.used_in(number):
         return _example(run, "class_sums").schema
+    if run.aggregation.kind == "scaffold":
+        return control_schema(run)
     return CLIP if _follows(run) else None
 
 
@@ -313,7 +316,11 @@ def _training(run: RunConfig) -> Sum:
     zeros = dict.fromkeys(_terms(run), 0.0)
     if run.ontology.tasks:
         return empty_task_training(run.ontology.tasks, zeros)
-    return training_sum(_metrics(run, 0), zeros, 1)
+    plain = training_sum(_metrics(run, 0), zeros, 1)
+    if run.aggregation.kind != "scaffold":
+        return plain
+    ((_, shape),) = control_schema(run)
+    return with_control(plain, np.zeros(shape, dtype=np.float32), 1)
 
 
 def _evaluation(run: RunConfig) -> Sum:

@@ -26,6 +26,7 @@ from strategies.plan import Kind, Step
 from strategies.privacy import PRIVATE_WEIGHT
 from strategies.robust import bounded, combined
 from strategies.rounds import Site
+from strategies.scaffold import CONTROL, check_control
 from strategies.secure_payload import SecureSumConfig
 from strategies.task_answers import check_task_counts, check_task_rows
 
@@ -239,6 +240,8 @@ class Collector:
             check_heads(total, images, limits.max_update_norm)
         else:
             check_counts(kind, total, images, limits.max_site_images)
+        if CONTROL in total.arrays:
+            check_control(total, images, limits.max_update_norm)
 
     def _check_tasks(self, payload: wire.Payload, images: int) -> None:
         """Refuse a training reply that moves the head of a task its site says it has not."""

@@ -17,6 +17,7 @@ from mfm_core.mitigation import TRAINED, MethodName, Recipe
 from strategies.gates import GatesConfig
 from strategies.privacy import PrivacyConfig, privacy_problems
 from strategies.robust import Combine
+from strategies.scaffold import scaffold_problems
 from strategies.secure_payload import SecureSumConfig
 
 MAX_LATENT = 2048
@@ -248,6 +249,12 @@ class RunConfig(Part):
     def _tasks_are_trained_plainly(self) -> Self:
         if problems := task_problems(self):
             raise ValueError(f"ontology.tasks: {'; '.join(problems)}")
+        return self
+
+    @model_validator(mode="after")
+    def _scaffold_corrects_plain_gradients(self) -> Self:
+        if problems := scaffold_problems(self):
+            raise ValueError(f"aggregation.kind is scaffold: {'; '.join(problems)}")
         return self
 
     @model_validator(mode="after")
