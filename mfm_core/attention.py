@@ -13,9 +13,18 @@ it must not pay the penalty either. The map crosses the boundary as part of the 
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mfm_core.devices import to_array
 from mfm_core.ssim import window_centres
+
+
+if TYPE_CHECKING:
+    from mfm_core.autoencoder import Autoencoder
 
 
 def stage_one_weights(logits: torch.Tensor) -> torch.Tensor:
@@ -39,3 +48,11 @@ def stage_two_weights(logits: torch.Tensor) -> torch.Tensor:
     """
     raised = 2.0 * torch.sigmoid(-logits.detach())
     return raised / window_centres(raised).mean().clamp_min(torch.finfo(raised.dtype).tiny)
+
+
+def attention_map(model: Autoencoder) -> NDArray[np.float32] | None:
+    """Return W* `[H, W]`, how much each pixel counted in stage two; None where none was learnt."""
+    if not bool(model.attention_logits.any()):
+        return None
+    found: NDArray[np.float32] = to_array(stage_two_weights(model.attention_logits))[0, 0]
+    return found

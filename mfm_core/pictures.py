@@ -23,6 +23,7 @@ from mfm_core.reconstruction import Reconstruction
 from mfm_core.sweep import Floats, Pixels, Sweep, describe, percent, signed, title_of
 
 __all__ = (
+    "draw_attention",
     "draw_class_means",
     "draw_methods",
     "draw_reconstructions",
@@ -155,6 +156,37 @@ def draw_class_means(means: Pixels, classes: Sequence[str]) -> bytes:
             axes = figure.add_axes((left, bottom, side / width, side / height))
             _show(axes, mean, smooth=True)
             axes.set_xlabel(fill(name, 15), size=11.5, color=INK)
+        return encode_png(figure)
+
+
+def draw_attention(weights: NDArray[np.float32], anatomy: Pixels | None) -> bytes:
+    """Return which pixels counted more and which less in the training's second stage, as PNG.
+
+    Args:
+        weights: `[H, W]`, mean 1 where the loss looks.
+        anatomy: `[C, H, W] in [0, 1]` to see where that is, e.g. the mean of the class means.
+    """
+    change = (weights - 1.0).astype(np.float32)
+    scale = max(float(np.quantile(np.abs(change), 0.995)), 0.05)
+    nothing = np.zeros_like(change)
+    tiles = [("Weight of a pixel", overlay(change, nothing, scale))]
+    if anatomy is not None:
+        grey = anatomy.mean(axis=0)
+        tiles = [("Mean image", np.repeat(grey[..., None], 3, axis=-1)), *tiles]
+        tiles.append(("Both", overlay(change, grey, scale)))
+    width = COLUMNS * TILE + (COLUMNS + 1) * GAP
+    height = HEADER + TILE + 0.55
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+        for column, (name, tile) in enumerate(tiles):
+            axes = _tile(figure, (column, 0), tile, smooth=False)
+            axes.set_title(name, size=11.5, weight="bold", pad=5)
+        low, high = float(weights.min()), float(weights.max())
+        note = (
+            f"Orange counts more than the mean, blue less, black as much; from {low:.2f} to "
+            f"{high:.2f} times,\nfull colour at 1 ± {scale:.2f}. No patient is shown."
+        )
+        figure.text(GAP / width, 0.08 / height, note, va="bottom", size=10, color=FADED)
         return encode_png(figure)
 
 

@@ -12,9 +12,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mfm_core.gallery import MOST_SWEEPS, Pictures
-from mfm_core.pictures import METHOD_NAMES, draw_class_means, draw_methods, draw_reconstructions
+from mfm_core.pictures import (
+    METHOD_NAMES,
+    draw_attention,
+    draw_class_means,
+    draw_methods,
+    draw_reconstructions,
+)
 from mfm_core.pictures import draw_sweep as draw_one
 from mfm_core.question import Explanation
 from mfm_core.sweep import Sweep, describe, title_of
@@ -28,6 +35,7 @@ def drawn(pictures: Pictures) -> dict[str, Any]:
         "no_pictures": pictures.missing,
         "reconstructions": embed(draw_reconstructions(rows)) if rows else None,
         "class_means": None if shown is None else embed(draw_class_means(shown, pictures.classes)),
+        "attention": _attention(pictures.attention, shown),
         "axes": [
             {
                 "name": f"{axis.attribute}: {axis.value} against {axis.against}",
@@ -40,6 +48,17 @@ def drawn(pictures: Pictures) -> dict[str, Any]:
         "sweeps": [_sweep(sweep, _methods_of(sweep, pictures)) for sweep in pictures.sweeps],
         "sweeps_left_out": max(0, len(pictures.classes) - MOST_SWEEPS) if pictures.sweeps else 0,
     }
+
+
+def _attention(
+    weights: NDArray[np.float32] | None, means: NDArray[np.float32] | None
+) -> str | None:
+    """Return the map over the mean of the class means that there are."""
+    if weights is None:
+        return None
+    known = None if means is None else means[np.isfinite(means).all(axis=(1, 2, 3))]
+    anatomy = None if known is None or not len(known) else known.mean(axis=0)
+    return embed(draw_attention(weights, anatomy))
 
 
 def _methods_of(sweep: Sweep, pictures: Pictures) -> Sequence[Explanation]:

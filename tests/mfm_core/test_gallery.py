@@ -1,9 +1,14 @@
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from scipy.special import softmax
 
+from mfm_core.checkpoint import encoder_hash
 from mfm_core.errors import CheckpointError
-from mfm_core.gallery import RECONSTRUCTIONS, take_pictures
+from mfm_core.gallery import RECONSTRUCTIONS, released_pictures, take_pictures
 from mfm_core.inference import infer
 from tests.mfm_core.blob_world import CLASSES, blob_world
 
@@ -47,6 +52,19 @@ def test_without_images_only_class_means_are_drawn():
     none = np.zeros(0, dtype=np.int64)
     empty = take_pictures(world.model, world.atlas, world.images, none)
     assert not empty.sweeps and not empty.reconstructions and empty.class_means is not None
+
+
+def test_a_learnt_attention_map_is_shown_and_no_other(pictures):
+    assert pictures.attention is None
+    world = blob_world(empty_class=True)
+    model, none = copy.deepcopy(world.model), np.zeros(0, dtype=np.int64)
+    with torch.no_grad():
+        model.attention_logits[..., 12:20, 12:20] = 1.5
+    atlas = replace(world.atlas, encoder_hash=encoder_hash(model))
+    shown = take_pictures(model, atlas, world.images, none), released_pictures(model, atlas)
+    for found in shown:
+        assert found.attention is not None and found.attention.shape == (32, 32)
+        assert found.attention[15, 15] < 0.7 and found.attention[8, 8] > 1
 
 
 def test_a_class_without_patients_has_no_sweep():

@@ -8,7 +8,13 @@ from PIL import Image
 from mfm_core.drawing import MAX_BYTES
 from mfm_core.explanation import METHODS, Question, class_shift, decode_class_means
 from mfm_core.gallery import Reconstruction
-from mfm_core.pictures import draw_class_means, draw_methods, draw_reconstructions, draw_sweep
+from mfm_core.pictures import (
+    draw_attention,
+    draw_class_means,
+    draw_methods,
+    draw_reconstructions,
+    draw_sweep,
+)
 from tests.mfm_core.blob_world import CLASSES, blob_world
 
 
@@ -91,6 +97,14 @@ def test_noise_everywhere_still_fits_the_limit():
     rng = np.random.default_rng(0)
     noise = [rng.random((3, 1, 128, 128), dtype=np.float32) for _ in range(6)]
     assert len(draw_reconstructions([Reconstruction(*row) for row in noise])) <= MAX_BYTES
+
+
+def test_an_attention_map_is_blue_where_pixels_count_less():
+    weights = np.ones((32, 32), dtype=np.float32)
+    assert not blue(pixels_of(draw_attention(weights, None))).any()
+    weights[8:24, 8:24] = 0.5
+    pixels = pixels_of(draw_attention(weights, np.full((1, 32, 32), 0.5, dtype=np.float32)))
+    assert blue(pixels).mean() > 0.01 and orange(pixels).mean() < 0.005
 
 
 @pytest.mark.parametrize("count", [2, 5, 15])

@@ -1,5 +1,6 @@
 import base64
 
+import numpy as np
 import pytest
 
 from mfm_core.gallery import NO_IMAGES, DrawnAxis, Pictures, released_pictures, take_pictures
@@ -33,6 +34,18 @@ def test_released_pictures_show_no_patient():
     found = released_pictures(world.model, world.atlas)
     assert found.class_means is not None
     assert not found.reconstructions and not found.sweeps and not found.methods
+
+
+def test_an_attention_map_is_drawn_with_and_without_class_means():
+    weights = np.ones((32, 32), dtype=np.float32)
+    weights[10:20, 10:20] = 0.4
+    assert drawn(Pictures())["attention"] is None
+    alone = drawn(Pictures(attention=weights))["attention"]
+    means = np.full((len(CLASSES), 1, 32, 32), np.nan, dtype=np.float32)
+    means[0] = 0.5
+    beside = drawn(Pictures(classes=CLASSES, class_means=means, attention=weights))["attention"]
+    assert alone.startswith("data:image/png;base64,") and beside.startswith("data:image/png")
+    assert len(beside) > len(alone), "the mean image stands beside it"
 
 
 def test_an_axis_is_named_by_its_two_sides():
