@@ -32,7 +32,7 @@ learning:
   objective: {beta: 0.03, class_weight: 0.5, cycle_weight: 10}
   augmentation: {flip_probability: 0}  # the heart lies on the left
   training: {batch_size: 32, steps_per_round: 40, learning_rate: 0.002}
-aggregation: {kind: fedavg}            # or fedprox with proximal_mu, fedadam, fedyogi
+aggregation: {kind: fedavg}            # fedprox with proximal_mu, scaffold, fedadam, fedyogi
 statistics:
   refit_head: true
   bootstrap_replicates: 200            # 0: no intervals, nothing but plain counts leaves

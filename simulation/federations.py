@@ -7,7 +7,9 @@ folder; what is finished is not run again. Baselines do not depend on the method
 computed with the first one only.
 
 The table asks what a hospital asks: how well is *my* test set served, on average over hospitals
-and at the worst one, beside training alone and all images in one place.
+and at the worst one, beside training alone and all images in one place. A second one has the
+differences from the first method under the same seed, the same hospitals that is: seeds differ more
+than methods do.
 What crosses a hospital's boundary: in the federations what a study sends.
 """
 
@@ -37,8 +39,12 @@ COLUMNS = {
     "pooled": "pooled test images",
     "mean": "mean over hospitals",
     "worst": "worst hospital",
+    "ssim": "SSIM",
 }
-"""Figures of a row: macro AUC on all test images, and on each hospital's own."""
+"""Figures of a row: macro AUC on all test images and on each hospital's own; SSIM on all."""
+
+Figures = dict[str, float]
+"""A number for each of `COLUMNS`, of one run."""
 
 Label = Annotated[str, Field(pattern=CELL_NAME)]
 
@@ -73,11 +79,18 @@ class Member:
 
 @dataclass(frozen=True)
 class Row:
-    """One method in one cell: the Spread of each of `COLUMNS` over seeds."""
+    """One method in one cell: Spreads over seeds of each of `COLUMNS`.
+
+    Attributes:
+        cell, method: what was run.
+        figures: what it reached.
+        gains: the same less what the first method reached with that seed.
+    """
 
     cell: str
     method: str
     figures: Mapping[str, Spread]
+    gains: Mapping[str, Spread]
 
 
 @dataclass(frozen=True)
@@ -167,40 +180,57 @@ def rows_of(
     rows: list[Row] = []
     first = next(iter(config.methods))
     for cell in config.cells:
-        for method in config.methods:
-            found = [federated_figures(results[cell, method, seed]) for seed in config.seeds]
-            rows.append(Row(cell, method, _spreads(found)))
+        found = {
+            method: [federated_figures(results[cell, method, seed]) for seed in config.seeds]
+            for method in config.methods
+        }
         bases = [results[cell, first, seed]["baselines"] for seed in config.seeds]
         for name, kind in ((LOCAL, "local"), (POOLED, "pooled")):
-            found = [baseline_figures(base, kind) for base in bases]
-            rows.append(Row(cell, name, _spreads(found)))
+            if any(one["kind"] == kind for base in bases for one in base):
+                found[name] = [baseline_figures(base, kind) for base in bases]
+        rows += [
+            Row(cell, name, _spreads(figures), _spreads(_less(figures, found[first])))
+            for name, figures in found.items()
+        ]
     return tuple(rows)
 
 
-def federated_figures(results: Mapping[str, Any]) -> dict[str, float]:
+def _less(figures: Sequence[Figures], others: Sequence[Figures]) -> list[Figures]:
+    """Return the differences, seed by seed."""
+    pairs = zip(figures, others, strict=True)
+    return [{name: mine[name] - other[name] for name in COLUMNS} for mine, other in pairs]
+
+
+def federated_figures(results: Mapping[str, Any]) -> Figures:
     """Return the `COLUMNS` of a federated model: the own version of each site where it has one."""
     own = [site["macro_auc"]["value"] for site in results["per_site"].values()]
-    return _figures(results["pooled"]["macro_auc"]["value"], own)
+    whole = results["pooled"]
+    return _figures(whole["macro_auc"]["value"], own, whole["ssim"]["value"])
 
 
-def baseline_figures(baselines: Sequence[Mapping[str, Any]], kind: str) -> dict[str, float]:
+def baseline_figures(baselines: Sequence[Mapping[str, Any]], kind: str) -> Figures:
     """Return the `COLUMNS` of training alone or in one place; NaN where nothing was measured."""
     found = [one for one in baselines if one["kind"] == kind]
     if not found:
         return dict.fromkeys(COLUMNS, float("nan"))
     alone = [one["own"]["macro_auc"]["value"] for one in found if one["own"] is not None]
     apart = [site["macro_auc"]["value"] for one in found for site in one["by_site"].values()]
-    pooled = [one["macro_auc"]["value"] for one in found]
-    return _figures(float(np.mean(pooled)), alone or apart)
+    pooled = float(np.mean([one["macro_auc"]["value"] for one in found]))
+    return _figures(pooled, alone or apart, float(np.mean([one["ssim"]["value"] for one in found])))
 
 
-def _figures(pooled: float | None, own: Sequence[float | None]) -> dict[str, float]:
+def _figures(pooled: float | None, own: Sequence[float | None], ssim: float | None) -> Figures:
     known = [value for value in own if value is not None] or [float("nan")]
     whole = float("nan") if pooled is None else pooled
-    return {"pooled": whole, "mean": float(np.mean(known)), "worst": float(min(known))}
+    return {
+        "pooled": whole,
+        "mean": float(np.mean(known)),
+        "worst": float(min(known)),
+        "ssim": float("nan") if ssim is None else ssim,
+    }
 
 
-def _spreads(found: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+def _spreads(found: Sequence[Figures]) -> dict[str, Spread]:
     spreads = {name: spread_of([np.array([one[name]]) for one in found]) for name in COLUMNS}
     return {name: spread for name, spread in spreads.items() if spread is not None}
 
@@ -216,6 +246,7 @@ def write_tables(order: ComparisonOrder, rows: Sequence[Row]) -> dict[str, Any]:
                 "cell": row.cell,
                 "method": row.method,
                 "figures": {name: asdict(spread) for name, spread in row.figures.items()},
+                "gains": {name: asdict(spread) for name, spread in row.gains.items()},
             }
             for row in rows
         ],
@@ -227,28 +258,35 @@ def write_tables(order: ComparisonOrder, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def markdown(config: ComparisonConfig, rows: Sequence[Row]) -> str:
-    """Return the tables, one per cell."""
+    """Return the tables, two per cell."""
     lines = []
+    seeds = f"{len(config.seeds)} seed" + ("s" if len(config.seeds) > 1 else "")
+    first = next(iter(config.methods))
     for cell in config.cells:
-        seeds = f"{len(config.seeds)} seed" + ("s" if len(config.seeds) > 1 else "")
-        headings = " | ".join(COLUMNS.values())
-        lines += [f"## {cell}, macro AUC, {seeds}", "", f"| method | {headings} |"]
-        lines.append("| --- " * (1 + len(COLUMNS)) + "|")
-        for row in rows:
-            if row.cell == cell:
-                texts = [_text(row.figures.get(name)) for name in COLUMNS]
-                lines.append(f"| {row.method} | " + " | ".join(texts) + " |")
+        mine = [row for row in rows if row.cell == cell]
+        lines += [f"## {cell}, macro AUC and SSIM, {seeds}", ""]
+        lines += _table([(row.method, row.figures) for row in mine], "")
+        lines += ["", f"Difference from {first} under the same seed:", ""]
+        lines += _table([(row.method, row.gains) for row in mine if row.method != first], "+")
         lines.append("")
     lines.append("± is half of the 95 % t interval over seeds.")
     return "\n".join(lines) + "\n"
 
 
-def _text(spread: Spread | None) -> str:
+def _table(rows: Sequence[tuple[str, Mapping[str, Spread]]], sign: str) -> list[str]:
+    lines = [f"| method | {' | '.join(COLUMNS.values())} |", "| --- " * (1 + len(COLUMNS)) + "|"]
+    for method, figures in rows:
+        texts = [_text(figures.get(name), sign) for name in COLUMNS]
+        lines.append(f"| {method} | {' | '.join(texts)} |")
+    return lines
+
+
+def _text(spread: Spread | None, sign: str) -> str:
     if spread is None:
         return "-"
     if spread.t_high is None:
-        return f"{spread.mean:.3f}"
-    return f"{spread.mean:.3f} ± {spread.t_high - spread.mean:.3f}"
+        return f"{spread.mean:{sign}.3f}"
+    return f"{spread.mean:{sign}.3f} ± {spread.t_high - spread.mean:.3f}"
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

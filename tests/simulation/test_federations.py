@@ -29,7 +29,7 @@ from tests.simulation.grids import tiny_grid
 
 
 def metric(value: float | None) -> dict[str, Any]:
-    return {"macro_auc": {"value": value}}
+    return {"macro_auc": {"value": value}, "ssim": {"value": 0.9}}
 
 
 def results(pooled: float, own: dict[str, float | None], alone: dict[str, float]) -> dict[str, Any]:
@@ -93,7 +93,9 @@ def test_rows_show_the_mean_and_the_worst_hospital(tmp_path: Path) -> None:
     order.folder.mkdir()
     write_tables(order, rows_of(config, found))
     text = (order.folder / "table.md").read_text()
-    assert "| fedavg | 0.800 ± 0.000 | 0.825 ± 0.318 | 0.750 ± 0.635 |" in text
+    assert "| fedavg | 0.800 ± 0.000 | 0.825 ± 0.318 | 0.750 ± 0.635 | 0.900 ± 0.000 |" in text
+    assert rows[POOLED].gains["mean"].values == pytest.approx((0.1, 0.05))
+    assert "| all images in one place | +0.150 ± 0.000 | +0.075 ± 0.318 |" in text
     assert (order.folder / "comparison.png").stat().st_size > 5000
 
 
