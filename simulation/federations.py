@@ -165,7 +165,9 @@ def run_comparison(order: ComparisonOrder, display: Display) -> dict[str, Any]:
     for index, member in enumerate(order.members):
         name = member.study.run.name
         fresh = order.fresh or is_damaged(order.folder / name)
-        study = Order(member.study, order.data, order.folder, fresh, order.one_process)
+        study = Order(
+            member.study, order.data, order.folder, fresh, order.one_process, explained=False
+        )
         found = finished_results(study)
         if found is None:
             found = run_study(study, CellDisplay(display, index, count, name))

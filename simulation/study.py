@@ -27,7 +27,7 @@ from mfm_core.checkpoint import encoder_hash, load_model
 from mfm_core.dataset import ImageSet
 from mfm_core.errors import ConfigError
 from mfm_core.explanation_sums import explanation_figures, explanation_sum
-from mfm_core.gallery import Pictures, take_pictures
+from mfm_core.gallery import Pictures, released_pictures, take_pictures
 from mfm_core.report import finite, write_report
 from server.report import atlas_with_sites
 from simulation.baselines import pool
@@ -61,6 +61,7 @@ class Order:
         out: folder of run folders.
         fresh: begin anew although the run folder holds something.
         one_process: federate in this process (`simulation.one_process`); the same bits.
+        explained: score explanations and draw test images; figures alone come sooner without.
     """
 
     study: StudyConfig
@@ -68,6 +69,7 @@ class Order:
     out: Path
     fresh: bool = False
     one_process: bool = False
+    explained: bool = True
 
     @property
     def folder(self) -> Path:
@@ -144,7 +146,7 @@ def run_study(order: Order, display: Display) -> dict[str, Any]:
             baselines = run_jobs(jobs, workers, display)
         display.show(Step("explanations", 0, 1, "scoring and drawing"))
         with clock.measure("explanations"):
-            scores, pictures = explain(study, folder)
+            scores, pictures = explain(study, folder) if order.explained else ([], drawn(folder))
         display.show(Step("explanations", 1, 1))
         return _write_results(study, folder, (baselines, scores, pictures), clock)
 
@@ -196,6 +198,12 @@ def explain(study: StudyConfig, folder: Path) -> tuple[list[dict[str, Any]], Pic
     scores = explanation_figures(total, atlas.ontology)
     pictured = atlas_with_sites(folder, atlas.encoder_hash)
     return scores, take_pictures(model, pictured, images, rows)
+
+
+def drawn(folder: Path) -> Pictures:
+    """Return the pictures of the final model that need no image."""
+    model, _ = load_model(folder / "final.safetensors")
+    return released_pictures(model, atlas_with_sites(folder, encoder_hash(model)))
 
 
 def read_masks(
