@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from mfm_core.devices import to_array
 from mfm_core.ssim import window_centres
 
-
 if TYPE_CHECKING:
     from mfm_core.autoencoder import Autoencoder
 
