@@ -33,6 +33,7 @@ from tests.server.hospitals import (
     make_grid,
     write_hospital,
 )
+from tests.strategies.test_secure_rounds import SHORT, federate
 
 SITES = ("north", "south")
 
@@ -164,3 +165,13 @@ def test_formal_privacy_is_refused() -> None:
     assert fine.privacy.private
     with pytest.raises(ValueError, match=r"privacy\.training must be none: gradients leave"):
         scaffold_run(privacy=private, **plain)
+
+
+def test_under_a_secure_sum_the_bits_are_the_same(tmp_path: Path) -> None:
+    content = {**SHORT, "rounds": 2, "aggregation": {"kind": "scaffold"}}
+    plain, _ = federate(tmp_path / "plain", RunConfig.model_validate(content))
+    secure = {**content, "secure_sum": {"enabled": True, "updates": "exact"}}
+    masked, _ = federate(tmp_path / "masked", RunConfig.model_validate(secure))
+    assert np.array_equal(plain.weights, masked.weights)
+    assert np.array_equal(plain.sums[CONTROL][CONTROL], masked.sums[CONTROL][CONTROL])
+    assert plain.sums[CONTROL][CONTROL].any()
