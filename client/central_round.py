@@ -88,6 +88,7 @@ def train_openly(site: Site, weights: NDArray[np.float32], number: int) -> NDArr
             steps=steps,
             seed=derive_seed(run, site.config.name, "train", number),
             proximal_mu=run.aggregation.proximal_mu,
+            precision=site.config.precision,
         )
     finally:
         for parameter in frozen:

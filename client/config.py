@@ -13,7 +13,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from mfm_core.config import DataConfig, Part, load_yaml
-from mfm_core.devices import Wanted
+from mfm_core.devices import Precision, Wanted
 from mfm_core.errors import ConfigError
 from mfm_core.public_pictures import Pixels, read_public
 from strategies.code_hash import bundle_folder
@@ -157,6 +157,11 @@ class SiteConfig(Part):
     state_folder: Path = Field(description="Cache, ledger, log and received models of this site.")
     device: Wanted = Field(
         "cpu", description="Where training runs; auto takes a graphics card where there is one."
+    )
+    precision: Precision = Field(
+        "float32",
+        description="Of the products in training: tf32 (graphics cards) and bf16 round their "
+        "factors. DP-SGD and training on tasks compute in float32 whatever is said.",
     )
     threads: int = Field(1, ge=1, le=256, description="CPU threads of one worker process.")
     receipt_key: str | None = Field(

@@ -15,7 +15,8 @@ from client.config import SiteConfig
 from client.doctor_card import check_device
 from client.finding import Finding
 from mfm_core.autoencoder import parameters_of
-from mfm_core.errors import system_refusal
+from mfm_core.devices import check_precision, choose_device
+from mfm_core.errors import ConfigError, system_refusal
 from strategies.answers import latent_size
 from strategies.config import RunConfig
 
@@ -41,7 +42,17 @@ def check_machine(config: SiteConfig, run: RunConfig, images: int) -> Iterator[F
     """
     yield from check_state(config.state_folder, needed_bytes(run, images))
     yield check_memory(free_memory())
-    yield check_device(config.device)
+    device = check_device(config.device)
+    yield device
+    if device.level != "fail":
+        yield from _check_precision(config)
+
+
+def _check_precision(config: SiteConfig) -> Iterator[Finding]:
+    try:
+        check_precision(choose_device(config.device), config.precision)
+    except ConfigError as error:
+        yield Finding("machine", "fail", *error.problems[0].split("; ", 1))
 
 
 def needed_bytes(run: RunConfig, images: int) -> int:

@@ -58,6 +58,7 @@ def lesson_of(site: Site, number: int, sums: Sum | None = None) -> Lesson:
         attention_stage=attention_stage(site.run, number),
         proximal_mu=site.run.aggregation.proximal_mu,
         control=control_of(site, number, sums),
+        precision=site.config.precision,
     )
 
 

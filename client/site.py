@@ -26,7 +26,7 @@ from mfm_core.autoencoder import Autoencoder, build_autoencoder
 from mfm_core.checkpoint import encoder_hash, flat_weights, load_flat_weights, weight_schema
 from mfm_core.config import canonical_hash
 from mfm_core.dataset import ImageSet, open_images
-from mfm_core.devices import choose_device
+from mfm_core.devices import check_precision, choose_device
 from mfm_core.errors import ConfigError
 from mfm_core.finetuning import update_schema
 from mfm_core.inference import latents_of
@@ -60,6 +60,7 @@ class Site:
     def model(self) -> Autoencoder:
         """Return the one model of this process, on the site's device; `load` gives it weights."""
         classes, device = len(self.run.ontology.classes), choose_device(self.config.device)
+        check_precision(device, self.config.precision)
         built = build_autoencoder(self.run.model, self.run.image, classes, self.run.seed)
         return built.to(device)
 

@@ -91,6 +91,7 @@ limits:                       # no run can widen these
 {limits}receipt_key: "{receipt_key}"   # the coordinator's receipts must be signed by it
 state_folder: state           # cache, ledger, log and received models
 device: cpu                   # auto: a graphics card where there is one; cuda: not without one
+# precision: bf16             # tf32 or bf16 round the factors of products; left out: float32
 threads: 1
 # metrics: 127.0.0.1:9465     # counts and times for this hospital's own Prometheus; left out: none
 """

@@ -105,3 +105,6 @@ def test_the_room_needed_grows_with_images_and_model(tmp_path: Path) -> None:
     assert one > 4 * parameters_of(RUN.model, RUN.image, 2)
     config = settings().model_copy(update={"state_folder": tmp_path})
     assert len(list(check_machine(config, RUN, 10))) == 3
+    *_, refused = check_machine(config.model_copy(update={"precision": "tf32"}), RUN, 10)
+    assert refused.level == "fail" and "graphics cards" in refused.text
+    assert refused.advice == "set precision: float32"

@@ -40,6 +40,13 @@ def test_a_site_that_wants_a_card_trains_on_nothing_else(
         _ = other.model
 
 
+def test_a_precision_that_the_device_does_not_have_is_refused(folder: Path) -> None:
+    site = open_site(folder / "sites" / "0.yaml")
+    other = replace(site, config=site.config.model_copy(update={"precision": "tf32"}))
+    with pytest.raises(ConfigError, match="tf32 is for graphics cards"):
+        _ = other.model
+
+
 def test_pixels_are_decoded_once_even_by_another_process(folder: Path) -> None:
     site = open_site(folder / "sites" / "0.yaml")
     images = site.images
