@@ -52,7 +52,8 @@ def _check_precision(config: SiteConfig) -> Iterator[Finding]:
     try:
         check_precision(choose_device(config.device), config.precision)
     except ConfigError as error:
-        yield Finding("machine", "fail", *error.problems[0].split("; ", 1))
+        text, _, advice = error.problems[0].partition("; ")
+        yield Finding("machine", "fail", text, advice)
 
 
 def needed_bytes(run: RunConfig, images: int) -> int:
