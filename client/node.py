@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -166,7 +165,7 @@ def programs(
     host, _, port = address.rpartition(":")
     environment = node_environment(folder, around)
     supernode = (
-        program_path("flower-supernode"),
+        *(sys.executable, "-P", str(Path(__file__).with_name("supernode.py"))),
         *("--root-certificates", str(folder.authority)),
         *("--superlink", read_kit(folder.kit).address),
         *("--auth-supernode-private-key", str(folder.key)),
@@ -209,19 +208,6 @@ def proxy_exemptions(around: Mapping[str, str]) -> dict[str, str]:
     given = around.get("NO_PROXY") or around.get("no_proxy") or ""
     exempt = ",".join(dict.fromkeys([*filter(None, given.split(",")), *LOOPBACK.split(",")]))
     return {"NO_PROXY": exempt, "no_proxy": exempt}
-
-
-def program_path(name: str) -> str:
-    """Return a program that was installed beside this Python, else the one on the PATH.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    beside = Path(sys.executable).with_name(name)
-    found = str(beside) if beside.is_file() else shutil.which(name)
-    if found is None:
-        raise ConfigError(name, ["is not installed; install the package again, flwr comes with it"])
-    return found
 
 
 def free_port() -> int:

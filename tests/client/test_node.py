@@ -104,11 +104,6 @@ def test_what_is_not_in_order_is_told_before_anything_starts(folder: Folder) -> 
     assert not (folder.node / node.PROCESSES).exists()
 
 
-def test_a_program_that_is_not_installed_says_so() -> None:
-    with pytest.raises(ConfigError, match="not installed"):
-        node.program_path("flower-nothing")
-
-
 def test_nothing_is_ended_where_nothing_was_started(folder: Folder) -> None:
     assert node.stop_node(folder) == ()
     assert not node.read_node(folder).running

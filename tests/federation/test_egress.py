@@ -150,4 +150,4 @@ def test_three_real_hospitals_let_no_identifier_out(tmp_path: Path) -> None:
     assert proof.holds, table_of(proof)
     words = sum(count for where, count in proof.planted.items() if "pixel" not in where)
     assert words >= 200 and len(proof.controls) >= 40
-    assert any("refused:data" in reply for reply in proof.replies)
+    assert any("error:data" in reply for reply in proof.replies), proof.replies
