@@ -2,13 +2,15 @@
 
 In Flower's simulation engine, or over real processes (`simulation.consortium`): a SuperLink, a
 gateway and eight nodes, TLS and keys. Visible and masked runs of the same study follow each other,
-every second time backwards, so that what else the machine does falls on both.
+every second time backwards, so that what else the machine does falls on both. Real nodes take
+minutes to start on two cores, so each set of them does a run more than once.
 What crosses a hospital's boundary: what a run sends; the hospitals are phantoms.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +34,9 @@ from simulation.stopwatch import Goal, Row, make_row
 from strategies.config import RunConfig
 
 HOSPITALS, ROUNDS, STEPS, PATIENTS = 8, 3, 20, 30
+RUNS_OF_NODES = 2
+"""Runs that one set of real nodes does."""
+
 SECURE_COST = Goal(1.2, "at most")
 MODES: Mapping[str, Mapping[str, Any]] = {
     "visible": {},
@@ -48,11 +53,11 @@ class Cost:
     sent: int
 
 
-Timing = Callable[[str, Mapping[str, Any]], Cost]
-"""Times one run in a mode of MODES, given more keys of the run."""
+Timing = Callable[[str, Mapping[str, Any]], list[Cost]]
+"""Times runs in a mode of MODES, given more keys of the run."""
 
 
-def time_simulated(mode: str, run: Mapping[str, Any]) -> Cost:
+def time_simulated(mode: str, run: Mapping[str, Any]) -> list[Cost]:
     """Return what one simulated run costs in a mode of MODES.
 
     Raises:
@@ -69,11 +74,12 @@ def time_simulated(mode: str, run: Mapping[str, Any]) -> Cost:
         whole = time.monotonic() - begun - start_up
         results = RunFolder(folder).server_results()
         # Ray's actors start, import torch and open their data in the first exchange.
-        return Cost(whole - results["timing"]["hello"], int(results["bytes_per_site_and_round"]))
+        seconds, sent = whole - results["timing"]["hello"], results["bytes_per_site_and_round"]
+        return [Cost(seconds, int(sent))]
 
 
-def time_real(mode: str, run: Mapping[str, Any]) -> Cost:
-    """Return what one run over real processes costs in a mode of MODES.
+def time_real(mode: str, run: Mapping[str, Any]) -> list[Cost]:
+    """Return what each run of one set of real nodes costs in a mode of MODES.
 
     Raises:
         RunFailed: the consortium did not start, or the run ended without a model.
@@ -86,16 +92,20 @@ def time_real(mode: str, run: Mapping[str, Any]) -> Cost:
         agreed, sites = load_yaml(folder / "run.yaml", RunConfig), hospitals_of(folder)
         with Consortium(folder / "consortium", agreed, sites, hosting) as real:
             real.start()
-            following = real.submit()
-            while not real.rounds() and following.poll() is None:
-                time.sleep(0.02)
-            begun = time.monotonic()
-            code, ending = real.wait(following), real.ending()
-            seconds = time.monotonic() - begun
-        if code != 0 or ending is None or ending.status != "complete":
-            said = "no end" if ending is None else f"{ending.status}: {ending.message}"
-            raise RunFailed(f"a run of the benchmark ended with code {code}, {said}")
-        return Cost(seconds, int(ending.results["bytes_per_site_and_round"]))
+            return [_follow(real, f"bench-{number}") for number in range(RUNS_OF_NODES)]
+
+
+def _follow(real: Consortium, name: str) -> Cost:
+    following = real.submit(name)
+    while not real.rounds(name) and following.poll() is None:
+        time.sleep(0.02)
+    begun = time.monotonic()
+    code, ending = real.wait(following), real.ending(name)
+    seconds = time.monotonic() - begun
+    if code != 0 or ending is None or ending.status != "complete":
+        said = "no end" if ending is None else f"{ending.status}: {ending.message}"
+        raise RunFailed(f"a run of the benchmark ended with code {code}, {said}")
+    return Cost(seconds, int(ending.results["bytes_per_site_and_round"]))
 
 
 def _study(mode: str, run: Mapping[str, Any]) -> StudyConfig:
@@ -110,37 +120,41 @@ PLACES: Mapping[str, tuple[str, Timing, Sequence[str]]] = {
 
 
 def bench_secure_sum(
-    rounds: int = 3, run: Mapping[str, Any] | None = None, place: str = "simulated"
+    rounds: int | None = None, run: Mapping[str, Any] | None = None, place: str = "simulated"
 ) -> list[Row]:
     """Return the wall time of masked runs over visible ones, side by side.
 
     Args:
-        rounds: how often all modes are run, one after the other.
+        rounds: how often all modes take their turn; None for three, or two with real processes.
         run: more keys of the run, e.g. a smaller model.
         place: a key of PLACES.
 
     Raises:
         RunFailed: a run ended without a model.
     """
-    words, time_run, modes = PLACES[place]
-    found: list[dict[str, Cost]] = []
-    for number in range(rounds):
-        order = modes if number % 2 == 0 else modes[::-1]
-        found.append({mode: time_run(mode, run or {}) for mode in order})
+    words, time_runs, modes = PLACES[place]
+    found: dict[str, list[Cost]] = {mode: [] for mode in modes}
+    for number in range(rounds or (3 if place == "simulated" else 2)):
+        for mode in modes if number % 2 == 0 else modes[::-1]:
+            found[mode] += time_runs(mode, run or {})
+            print(f"{mode}: {_seconds(found[mode])}", file=sys.stderr, flush=True)
     where = f"{words}, {HOSPITALS} hospitals x {ROUNDS} rounds x {STEPS} steps"
-    plain = ", ".join(f"{costs['visible'].seconds:.1f}" for costs in found)
+    plain = found["visible"]
     rows = []
     for mode in modes[1:]:
-        ratios = np.array([costs[mode].seconds / costs["visible"].seconds for costs in found])
-        masked = ", ".join(f"{costs[mode].seconds:.1f}" for costs in found)
-        sent = found[0][mode].sent / found[0]["visible"].sent
+        pairs = zip(found[mode], plain, strict=True)
         rows.append(
             make_row(
                 f"{where}: {mode}, over visible",
-                ratios,
+                np.array([masked.seconds / visible.seconds for masked, visible in pairs]),
                 "x",
                 SECURE_COST if mode.startswith("masked, 8") else None,
-                f"{masked} s against {plain} s; bytes of a site and round x {sent:.2f}",
+                f"{_seconds(found[mode])} against {_seconds(plain)}; bytes of a site and round "
+                f"x {found[mode][0].sent / plain[0].sent:.2f}",
             )
         )
     return rows
+
+
+def _seconds(costs: Sequence[Cost]) -> str:
+    return f"{', '.join(f'{cost.seconds:.1f}' for cost in costs)} s"
