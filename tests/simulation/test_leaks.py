@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,11 +12,18 @@ from mfm_core.errors import ConfigError
 from server.app import run_federation
 from simulation import leaks
 from simulation.config import load_study
-from simulation.leaks import SETTINGS, STUDY, chosen_settings, lines_of, run_leaks
+from simulation.leaks import (
+    SETTINGS,
+    STUDY,
+    audit_largest_site,
+    chosen_settings,
+    lines_of,
+    run_leaks,
+)
 from simulation.progress import SilentDisplay
 from simulation.study import Order
 from tests.mfm_core.leak_record import record
-from tests.server.hospitals import consortium, lay_out, make_grid
+from tests.server.hospitals import consortium, lay_out, make_grid, write_hospital
 
 
 def test_the_settings_differ_as_they_say():
@@ -47,7 +55,7 @@ def test_the_table_holds_every_attack_and_what_was_not_done():
     assert "| epsilon | 4.20 at 1e-06 | none |" in text
 
 
-def test_the_first_site_of_each_run_is_audited(tmp_path, monkeypatch):
+def test_a_site_of_each_run_is_audited(tmp_path, monkeypatch):
     folder = lay_out(tmp_path / "run")
     run_federation(make_grid(folder), consortium(folder, "finished"), resume=False)
     shutil.copy(next((folder / "finished").rglob("server.json")), folder / "server.json")
@@ -62,6 +70,15 @@ def test_the_first_site_of_each_run_is_audited(tmp_path, monkeypatch):
         assert each["run"]["macro_auc"] == results["macro_auc"]
         assert not any("the agreed run is not here" in text for text in each["missing"])
     assert "covariance of the atlas" in "\n".join(lines_of(found))
+
+
+def test_the_largest_hospital_is_audited_and_the_first_of_equals(tmp_path, monkeypatch):
+    monkeypatch.setattr(leaks, "audit_leaks", lambda asked: SimpleNamespace(content=asked.config))
+    folder = lay_out(tmp_path)
+    assert "name: north" in audit_largest_site(folder, 0.0).read_text()
+    shutil.rmtree(folder / "images" / "south")
+    write_hospital(folder / "images" / "south", seed=1, images=60)
+    assert "name: south" in audit_largest_site(folder, 0.0).read_text()
 
 
 def test_settings_are_chosen_by_name():
