@@ -31,7 +31,7 @@ from mfm_core.gradient_inversion import (
     shielded,
     update_gradient,
 )
-from mfm_core.inference import infer
+from mfm_core.inference import latents_of
 from mfm_core.leak_figures import Bounds, Scores, Strength, bounds_of
 from mfm_core.mean_membership import expected_auc, mean_scores, span_scores, weights_of
 from mfm_core.membership import LEAST, PARTS, Cohort, Shadows, beyond, how_well
@@ -133,7 +133,7 @@ def _latents(opened: Opened, cohort: Cohort) -> tuple[Cohort, Scores, NDArray[np
     rows = cohort.rows_of(single)
     kept = replace(cohort, rows=rows, patients=cohort.patients[single],
                    member=cohort.member[single])  # fmt: skip
-    latents = kept.per_patient(infer(opened.model, kept.images, rows).mu)
+    latents = kept.per_patient(latents_of(opened.model, kept.images, rows))
     return kept, latents, shares[single].argmax(axis=1)
 
 

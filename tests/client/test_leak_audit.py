@@ -241,8 +241,7 @@ def attacked_atlas(members: int, others: int, size: int, noise: float, monkeypat
     atlas = atlas_from(Sum(cells), ontology, "")
     opened = SimpleNamespace(model=None, ontology=ontology, atlas=atlas)
     monkeypatch.setattr("client.leak_attacks.own_cells", lambda opened: exact)
-    monkeypatch.setattr("client.leak_attacks.infer",
-                        lambda model, images, rows: SimpleNamespace(mu=latents[rows]))  # fmt: skip
+    monkeypatch.setattr("client.leak_attacks.latents_of", lambda model, images, rows: latents[rows])
     return attack_sums(opened, cohort_of(images), masked=True)[0]
 
 
