@@ -309,6 +309,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             axes.plot(mean.mean, place, "o", color="#2166ac")
         axes.set_yticks(range(len(mine)), [row.method for row in mine])
         axes.set_title(cell, loc="left")
-        axes.set_xlabel("macro AUC: mean over hospitals (blue), worst one (red; ticks: seeds)")
         axes.grid(axis="x", alpha=0.3)
+    figure.supxlabel(
+        "macro AUC: mean over hospitals (blue), worst one (red; ticks: seeds)", fontsize=10
+    )
     figure.savefig(path, dpi=150, metadata={"Software": None})
