@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mfm_core.errors import ConfigError, MfmError, system_refusal
+from simulation.commands_explanations import explanations
 from simulation.commands_federations import federations
 from simulation.commands_few_labels import few_labels
 from simulation.commands_pretraining import pretrain, transfer
@@ -333,7 +334,7 @@ def leaks(
     print_json(found) if as_json else print("\n".join(lines_of(found)))
 
 
-for command in (privacy, federations, pretrain, transfer, few_labels):
+for command in (privacy, federations, pretrain, transfer, few_labels, explanations):
     app.command()(command)
 
 

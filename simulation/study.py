@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mfm_core.atlas import load_atlas
+from mfm_core.atlas import Atlas, load_atlas
+from mfm_core.autoencoder import Autoencoder
 from mfm_core.checkpoint import encoder_hash, load_model
 from mfm_core.dataset import ImageSet
 from mfm_core.errors import ConfigError
@@ -189,15 +190,21 @@ def explain(study: StudyConfig, folder: Path) -> tuple[list[dict[str, Any]], Pic
     torch.set_num_threads(1)
     model, _ = load_model(folder / "final.safetensors")
     atlas = load_atlas(folder / "atlas.safetensors", encoder_hash(model))
+    scores, images = score_explanations(study, folder, model, atlas)
+    pictured = atlas_with_sites(folder, atlas.encoder_hash)
+    return scores, take_pictures(model, pictured, images, images.select("test"))
+
+
+def score_explanations(
+    study: StudyConfig, folder: Path, model: Autoencoder, atlas: Atlas
+) -> tuple[list[dict[str, Any]], ImageSet]:
+    """Return explanation scores of a model on the test images of a prepared folder, and those."""
     names, sets = open_hospitals(folder, study.run)
     images = pool(sets)
-    rows = images.select("test")
     masks = read_masks(study, folder, names, images)
-    many = study.explained_per_class
+    rows, many = images.select("test"), study.explained_per_class
     total = explanation_sum(model, atlas, images, rows, masks, per_class=many)
-    scores = explanation_figures(total, atlas.ontology)
-    pictured = atlas_with_sites(folder, atlas.encoder_hash)
-    return scores, take_pictures(model, pictured, images, rows)
+    return explanation_figures(total, atlas.ontology), images
 
 
 def drawn(folder: Path) -> Pictures:
