@@ -17,6 +17,10 @@ from mfm_core.autoencoder import Autoencoder
 from mfm_core.config import TrainingConfig
 from mfm_core.control_variates import ControlVariate
 
+MAP_RATE = 20.0
+"""Rate of the attention map over that of the weights. AdamW moves a logit by about the rate in each
+step, so at the rate of the weights a short stage one leaves W between .999 and 1.001."""
+
 Named = Sequence[tuple[str, torch.nn.Parameter]]
 
 
@@ -27,15 +31,18 @@ def _sort_into_groups(
 
     Nor on the B of a low-rank change (`mfm_core.lora`), which starts at zero: that is its decay.
     """
-    linear, decayed, plain = [], [], []
+    linear, decayed, plain, maps = [], [], [], []
     for name, parameter in named:
         if name.startswith("linear_path."):
             linear.append(parameter)
-        elif parameter.ndim > 1 and name != "attention_logits" and "parametrizations" not in name:
+        elif name == "attention_logits":
+            maps.append(parameter)
+        elif parameter.ndim > 1 and "parametrizations" not in name:
             decayed.append(parameter)
         else:
             plain.append(parameter)
     groups = [(1.0, True, decayed), (1.0, False, plain), (linear_rate, False, linear)]
+    groups.append((MAP_RATE, False, maps))
     return [group for group in groups if group[2]]
 
 
