@@ -50,8 +50,15 @@ def stage_two_weights(logits: torch.Tensor) -> torch.Tensor:
 
 
 def attention_map(model: Autoencoder) -> NDArray[np.float32] | None:
-    """Return W* `[H, W]`, how much each pixel counted in stage two; None where none was learnt."""
+    """Return W* `[H, W]`, how much each pixel counted in stage two; None where none was learnt.
+
+    The border that is no centre of a whole window has no part in the error; it is 1 here.
+    """
     if not bool(model.attention_logits.any()):
         return None
-    found: NDArray[np.float32] = to_array(stage_two_weights(model.attention_logits))[0, 0]
+    weights = stage_two_weights(model.attention_logits)
+    found: NDArray[np.float32] = np.ones(weights.shape[-2:], dtype=np.float32)
+    inner = to_array(window_centres(weights))[0, 0]
+    border = (len(found) - len(inner)) // 2
+    found[border:-border, border:-border] = inner
     return found

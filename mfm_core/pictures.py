@@ -184,7 +184,8 @@ def draw_attention(weights: NDArray[np.float32], anatomy: Pixels | None) -> byte
         low, high = float(weights.min()), float(weights.max())
         note = (
             f"Orange counts more than the mean, blue less, black as much; from {low:.2f} to "
-            f"{high:.2f} times,\nfull colour at 1 ± {scale:.2f}. No patient is shown."
+            f"{high:.2f} times,\nfull colour at 1 ± {scale:.2f}; the border has no part in it. No "
+            "patient is shown."
         )
         figure.text(GAP / width, 0.08 / height, note, va="bottom", size=10, color=FADED)
         return encode_png(figure)

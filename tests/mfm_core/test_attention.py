@@ -1,7 +1,17 @@
+import numpy as np
 import torch
 
-from mfm_core.attention import mean_penalty, stage_one_weights, stage_two_weights
+from mfm_core.attention import (
+    attention_map,
+    mean_penalty,
+    stage_one_weights,
+    stage_two_weights,
+)
+from mfm_core.autoencoder import build_autoencoder
+from mfm_core.config import ImageConfig, LearningConfig, ModelConfig, TrainingConfig
 from mfm_core.ssim import ssim, window_centres
+from mfm_core.training import Schedule, train
+from tests.mfm_core.test_training import CONFIG, image_set
 
 
 def logits(scale: float) -> torch.Tensor:
@@ -68,3 +78,32 @@ def test_stage_one_learns_to_weigh_a_hard_centre_more_in_stage_two() -> None:
     assert second[32, 32] > 1.0
     assert torch.isclose(window_centres(second).mean(), torch.tensor(1.0), atol=1e-5)
     assert torch.equal(learnt[..., :5, :], torch.zeros(1, 1, 5, 64))
+
+
+def test_the_shown_map_is_the_one_in_the_loss_and_its_border_counts_as_one():
+    model = build_autoencoder(ModelConfig(), ImageConfig(size_px=32), 2, seed=0)
+    assert attention_map(model) is None
+    with torch.no_grad():
+        model.attention_logits[..., 10:14, 10:14] = 2.0
+    found = attention_map(model)
+    inner = window_centres(stage_two_weights(model.attention_logits))[0, 0].numpy()
+    assert np.array_equal(found[5:-5, 5:-5], inner)
+    assert (found[:5] == 1).all() and (found[:, -5:] == 1).all() and found[12, 12] < 0.5
+
+
+def test_a_short_stage_one_moves_the_map():
+    """At the rate of the weights it stayed within a thousandth of 1."""
+    images = image_set(24)
+    model = build_autoencoder(CONFIG, ImageConfig(size_px=32), 2, seed=0)
+    train(
+        model,
+        images,
+        np.arange(24),
+        LearningConfig(training=TrainingConfig(batch_size=8)),
+        schedule=Schedule(0, 100),
+        steps=40,
+        seed=1,
+        attention_stage=1,
+    )
+    inner = window_centres(stage_one_weights(model.attention_logits.detach()))
+    assert float(inner.std()) > 0.02 and 0.5 < float(inner.mean()) < 1.5
