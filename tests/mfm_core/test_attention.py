@@ -106,4 +106,4 @@ def test_a_short_stage_one_moves_the_map():
         attention_stage=1,
     )
     inner = window_centres(stage_one_weights(model.attention_logits.detach()))
-    assert float(inner.std()) > 0.02 and 0.5 < float(inner.mean()) < 1.5
+    assert float(inner.std()) > 0.02 and 0.3 < float(inner.mean()) < 1.5
