@@ -33,7 +33,7 @@ from simulation.runner import RunFolder, run_federation
 from simulation.stopwatch import Goal, Row, make_row
 from strategies.config import RunConfig
 
-HOSPITALS, ROUNDS, STEPS, PATIENTS = 8, 3, 20, 30
+HOSPITALS, ROUNDS, STEPS, PATIENTS = 8, 3, 40, 30
 RUNS_OF_NODES = 2
 """Runs that one set of real nodes does."""
 
