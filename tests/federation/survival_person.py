@@ -17,6 +17,7 @@ import yaml
 
 from client.config import load_site_config
 from client.held import held_messages
+from client.ledger import OutboxReading, read_outbox
 from strategies.code_hash import bundle_folder
 from tests.federation.hostile_world import EVIL, HONEST, HostileConsortium, World, run_of
 from tests.federation.survival import Case, Outcome
@@ -75,14 +76,20 @@ def let_a_person_decide(folder: Path) -> Iterator[Outcome]:
         yield _one_run(real, "reject", alone)
 
 
+def unwitnessed(real: HostileConsortium) -> OutboxReading:
+    """Return the site's ledger alone: where all was rejected, no line of the server knows of it."""
+    return read_outbox(real.hospital(EVIL).site_file, None)
+
+
 def _one_run(real: HostileConsortium, word: Word, expected: str) -> Outcome:
     begun, name = time.monotonic(), f"person-{word}"
-    before = len(real.ledger(EVIL, name).lines)
+    before = len(unwitnessed(real).lines)
     with Person(real.hospital(EVIL).site_file, word) as person:
         real.run(name)
     lines, ending = real.rounds(name), real.ending(name)
     assert ending is not None
-    left = [line.get("approved_by") for line in real.ledger(EVIL, name).lines][before:]
+    ledger = real.ledger(EVIL, name) if word == "approve" else unwitnessed(real)
+    left = [line.get("approved_by") for line in ledger.lines][before:]
     wanted = "ok" if word == "approve" else "refused:outbox"
     found = {line["sites"][EVIL] for line in lines}
     same = ending.results.get("final_hash") == expected
