@@ -14,14 +14,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from client.local_round import lesson_of
 from client.privacy_ledger import Spend
 from client.site import Site
-from mfm_core.checkpoint import flat_weights
 from mfm_core.errors import UpdateRejected
+from mfm_core.finetuning import fine_tune
 from mfm_core.sums import Sum
-from mfm_core.training import Schedule, train
 from strategies.central_noise import CLIP, LEAST_CLIP, WITHIN, clip_of, site_half, terms_of
-from strategies.plan import derive_seed
 from strategies.wire import Payload
 
 
@@ -75,25 +74,14 @@ def train_openly(site: Site, weights: NDArray[np.float32], number: int) -> NDArr
     model, run = site.load(weights), site.run
     head, head_only = set(model.head.parameters()), run.privacy.trainable == "head"
     frozen = [p for p in model.parameters() if head_only and p not in head and p.requires_grad]
-    steps = run.learning.training.steps_per_round
+    rows, lesson = site.images.select("train"), lesson_of(site, number)
     try:
         for parameter in frozen:
             parameter.requires_grad_(False)
-        train(
-            model,
-            site.images,
-            site.images.select("train"),
-            run.learning,
-            schedule=Schedule((number - 1) * steps, run.rounds * steps),
-            steps=steps,
-            seed=derive_seed(run, site.config.name, "train", number),
-            proximal_mu=run.aggregation.proximal_mu,
-            precision=site.config.precision,
-        )
+        return fine_tune(model, site.images, rows, run.learning, lesson)[0]
     finally:
         for parameter in frozen:
             parameter.requires_grad_(True)
-    return flat_weights(model) - weights
 
 
 def shield(site: Site, told: Sum | None, payload: Payload) -> Payload:

@@ -11,14 +11,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from client.local_round import lesson_of
 from client.secret import secret_seed
 from client.site import Site
 from mfm_core.checkpoint import flat_weights
 from mfm_core.inference import infer
 from mfm_core.pretraining import pretrain
 from mfm_core.tasks import task_counts, task_loss_sum, task_metric_sum
-from mfm_core.training import Schedule
-from strategies.plan import derive_seed
 from strategies.task_answers import site_factors, task_training_sum, with_scaled_rows
 from strategies.wire import Payload
 
@@ -32,17 +31,17 @@ def train_tasks(site: Site, weights: NDArray[np.float32], number: int) -> tuple[
     run, images, tasks = site.run, site.images, site.run.ontology.tasks
     model, rows, held = site.load(weights), images.select("train"), images.select("val")
     validation = task_loss_sum(tasks, images, held, infer(model, images, held))
-    steps = run.learning.training.steps_per_round
+    lesson = lesson_of(site, number)
     terms = pretrain(
         model,
         images,
         rows,
         run.learning,
         tasks=tasks,
-        schedule=Schedule((number - 1) * steps, run.rounds * steps),
-        steps=steps,
-        seed=derive_seed(run, site.config.name, "train", number),
-        proximal_mu=run.aggregation.proximal_mu,
+        schedule=lesson.schedule,
+        steps=lesson.steps,
+        seed=lesson.seed,
+        proximal_mu=lesson.proximal_mu,
     )
     counts = task_counts(tasks, images, rows)
     change = flat_weights(model) - weights

@@ -22,15 +22,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from mfm_core.config import Part, problems_of, read_yaml
+from mfm_core.config import Part
 from mfm_core.errors import ConfigError
 from mfm_core.whole_file import write_whole
 from simulation.bias_study import CellDisplay, is_damaged
 from simulation.bias_table import Spread, spread_of
-from simulation.config import NAME, StudyConfig, override, read_study
+from simulation.config import NAME, StudyConfig, read_study
 from simulation.grid import CELL_NAME, filled, merged
+from simulation.one_key import read_one_key
 from simulation.progress import Display
 from simulation.study import Order, finished_results, run_study
 
@@ -118,14 +119,7 @@ def load_comparison(
     Raises:
         ConfigError: every problem of the file, by dotted path.
     """
-    content = override(read_yaml(path), settings or {})
-    others = [key for key in content if key != "comparison"]
-    problems = [f"{key}: stands beside comparison; put it below it" for key in others]
-    try:
-        config = ComparisonConfig.model_validate(content.get("comparison"))
-    except ValidationError as error:
-        problems += [f"comparison.{line}" for line in problems_of(error)]
-        raise ConfigError(str(path), problems) from None
+    config, problems = read_one_key(path, "comparison", ComparisonConfig, settings)
     members: list[Member] = []
     for method in config.methods:
         for cell in config.cells:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from mfm_core.config import LoraConfig, Part, PseudoLabelConfig, problems_of, read_yaml
+from mfm_core.config import LoraConfig, Part, PseudoLabelConfig
 from mfm_core.errors import ConfigError
 from simulation.config import NAME, StudyConfig, override, read_study
+from simulation.one_key import read_one_key
 
 Method = Literal["head", "lora", "all", "semi", "federated_lora", "federated_semi", "local"]
 CURVE: tuple[Method, ...] = ("head", "lora", "all", "semi")
@@ -57,13 +58,7 @@ def load_few_labels(path: Path, settings: dict[str, str] | None = None) -> FewLa
     Raises:
         ConfigError: every problem of the file, by dotted path.
     """
-    content = override(read_yaml(path), settings or {})
-    problems = [f"{key}: stands beside few_labels" for key in content if key != "few_labels"]
-    try:
-        config = FewLabelsConfig.model_validate(content.get("few_labels", {}))
-    except ValidationError as error:
-        problems += [f"few_labels.{line}" for line in problems_of(error)]
-        raise ConfigError(str(path), problems) from None
+    config, problems = read_one_key(path, "few_labels", FewLabelsConfig, settings)
     for name, cell in config.cells.items():
         found, wrong = study_of(cell, name)
         problems += [f"few_labels.cells.{name}.study.{line}" for line in wrong]

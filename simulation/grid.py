@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from mfm_core.config import Part, problems_of, read_yaml
+from mfm_core.config import Part, read_yaml
 from mfm_core.errors import ConfigError
 from mfm_core.mitigation import METHODS, MethodName
-from simulation.config import NAME, StudyConfig, override, read_study
+from simulation.config import NAME, StudyConfig, read_study
+from simulation.one_key import read_one_key
 from simulation.probes import ProbeKind
 
 CELL_NAME = r"^[a-z0-9][a-z0-9_]{0,19}$"
@@ -98,13 +99,7 @@ def load_grid(path: Path, settings: Mapping[str, str] | None = None) -> Grid:
     Raises:
         ConfigError: every problem of the file, by dotted path.
     """
-    content = override(read_yaml(path), settings or {})
-    problems = [f"{key}: stands beside grid; put it below it" for key in content if key != "grid"]
-    try:
-        config = GridConfig.model_validate(content["grid"])
-    except ValidationError as error:
-        problems += [f"grid.{line}" for line in problems_of(error)]
-        raise ConfigError(str(path), problems) from None
+    config, problems = read_one_key(path, "grid", GridConfig, settings)
     cells: list[Cell] = []
     for group, own in config.cells.items():
         found, wrong = _cells_of(config, group, merged(config.shared, own))

@@ -32,6 +32,7 @@ from simulation.config import (
     FolderSource,
     FoldSplit,
     FractionSplit,
+    LimitConfig,
     StudyConfig,
 )
 from simulation.partition import Integers, Partition, Table, divide
@@ -136,15 +137,21 @@ def consortium_of(study: StudyConfig, sites: int) -> ConsortiumConfig:
     quorum = study.quorum or sites
     if quorum > sites:
         raise ConfigError("study", [f"quorum is {quorum} of {sites} hospitals; use fewer"])
+    settings = asked_once(study.limits, sites, quorum)
+    start = None if study.pretrained is None else Path(RELEASED)
+    return settings.model_copy(update={"pretrained": start})
+
+
+def asked_once(limits: LimitConfig, sites: int, quorum: int) -> ConsortiumConfig:
+    """Return settings by which every simulated hospital is asked once and waited for."""
     return ConsortiumConfig(
         simulated_sites=sites,
         quorum=quorum,
-        deadline_s=study.limits.phase_s,
-        grace_s=study.limits.phase_s,
+        deadline_s=limits.phase_s,
+        grace_s=limits.phase_s,
         attempts=1,
-        node_wait_s=study.limits.start_s,
+        node_wait_s=limits.start_s,
         poll_s=0.1,
-        pretrained=None if study.pretrained is None else Path(RELEASED),
         output=Path("."),
     )
 

@@ -31,7 +31,6 @@ from mfm_core.config import (
     canonical_hash,
     dump_yaml,
     problems_of,
-    read_yaml,
 )
 from mfm_core.dataset import open_images
 from mfm_core.errors import ConfigError, DataError
@@ -42,9 +41,10 @@ from mfm_core.patches import patch_moments, start_linear_path
 from mfm_core.pretraining import pretrain
 from mfm_core.tasks import task_figures, task_metric_sum
 from mfm_core.training import Schedule
-from server.config import ConsortiumConfig
-from simulation.config import NAME, LimitConfig, override
+from simulation.config import NAME, LimitConfig
 from simulation.engine import Federation
+from simulation.hospitals import asked_once
+from simulation.one_key import read_one_key
 from simulation.progress import Display, Step
 from simulation.runner import RunFolder, hold, run_federation
 from strategies.config import RunConfig
@@ -103,15 +103,10 @@ def load_pretraining(path: Path, settings: dict[str, str] | None = None) -> Pret
     Raises:
         ConfigError: every problem of the file, by dotted path.
     """
-    content = override(read_yaml(path), settings or {})
-    if set(content) != {"pretraining"}:
-        raise ConfigError(str(path), ["expected the one key pretraining at the top"])
-    try:
-        return PretrainingConfig.model_validate(content["pretraining"])
-    except ValidationError as error:
-        raise ConfigError(
-            str(path), [f"pretraining.{line}" for line in problems_of(error)]
-        ) from None
+    config, beside = read_one_key(path, "pretraining", PretrainingConfig, settings)
+    if beside:
+        raise ConfigError(str(path), beside)
+    return config
 
 
 def prepare(config: PretrainingConfig, data: Path) -> Prepared:
@@ -227,18 +222,8 @@ def _train_together(prepared: Prepared, folder: Path, display: Display) -> None:
     if problems:
         raise DataError("hospitals", problems)
     many = len(config.hospitals)
-    consortium = ConsortiumConfig(
-        simulated_sites=many,
-        quorum=many,
-        deadline_s=config.limits.phase_s,
-        grace_s=config.limits.phase_s,
-        attempts=1,
-        node_wait_s=config.limits.start_s,
-        poll_s=0.1,
-        output=Path("."),
-    )
     dump_yaml(run, folder / "run.yaml")
-    dump_yaml(consortium, folder / "consortium.yaml")
+    dump_yaml(asked_once(config.limits, many, many), folder / "consortium.yaml")
     federation = Federation(many, min(config.workers, many))
     run_federation(RunFolder(folder), federation, config.limits, display)
 

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from mfm_core.config import Part, problems_of, read_yaml
+from mfm_core.config import Part, read_yaml
 from mfm_core.errors import ConfigError
-from simulation.config import NAME, StudyConfig, expected_sites, override, read_study
+from simulation.config import NAME, StudyConfig, expected_sites, read_study
 from simulation.grid import SET_BY_GRID, filled, merged
+from simulation.one_key import read_one_key
 
 ENTRY = r"^[a-z0-9][a-z0-9_]{0,19}$"
 EntryName = Annotated[str, Field(pattern=ENTRY)]
@@ -114,13 +115,7 @@ def load_table(path: Path, settings: Mapping[str, str] | None = None) -> TablePl
     Raises:
         ConfigError: every problem of the file, by dotted path.
     """
-    content = override(read_yaml(path), settings or {})
-    problems = [f"{key}: stands beside table; put it below it" for key in content if key != "table"]
-    try:
-        config = TableConfig.model_validate(content["table"])
-    except ValidationError as error:
-        problems += [f"table.{line}" for line in problems_of(error)]
-        raise ConfigError(str(path), problems) from None
+    config, problems = read_one_key(path, "table", TableConfig, settings)
     if config.head not in config.models:
         problems.append(f"table.head: {config.head} is not among table.models")
     if len(set(config.models)) < len(config.models):

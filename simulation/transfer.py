@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from mfm_core.autoencoder import Autoencoder, build_autoencoder
 from mfm_core.config import (
@@ -38,8 +38,6 @@ from mfm_core.config import (
     Part,
     TaskConfig,
     canonical_hash,
-    problems_of,
-    read_yaml,
 )
 from mfm_core.dataset import ImageSet, open_images
 from mfm_core.errors import ConfigError, DataError
@@ -52,7 +50,8 @@ from mfm_core.splits import grouped_split
 from mfm_core.tasks import UNKNOWN, Tasks, encode_labels, slices_of
 from mfm_core.training import Schedule, train
 from simulation.baselines import logistic_scores, pool, small_pixels
-from simulation.config import NAME, override
+from simulation.config import NAME
+from simulation.one_key import read_one_key
 from simulation.progress import Display, Step
 
 Integers = NDArray[np.int64]
@@ -115,13 +114,10 @@ def load_transfer(path: Path, settings: dict[str, str] | None = None) -> Transfe
     Raises:
         ConfigError: every problem of the file, by dotted path.
     """
-    content = override(read_yaml(path), settings or {})
-    if set(content) != {"transfer"}:
-        raise ConfigError(str(path), ["expected the one key transfer at the top"])
-    try:
-        return TransferConfig.model_validate(content["transfer"])
-    except ValidationError as error:
-        raise ConfigError(str(path), [f"transfer.{line}" for line in problems_of(error)]) from None
+    config, beside = read_one_key(path, "transfer", TransferConfig, settings)
+    if beside:
+        raise ConfigError(str(path), beside)
+    return config
 
 
 def open_domains(config: TransferConfig, data: Path, cache: Path) -> dict[str, ImageSet]:

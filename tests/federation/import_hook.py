@@ -1,4 +1,4 @@
-"""Lets the real import of some modules happen, then changes them: the piece of both hooks.
+"""Lets the real import of some modules happen, then changes them: the piece of all hooks.
 
 Copied beside a hook into a Python environment of the test's own (`striking.armed_python`), which
 loads them in every process of a consortium; the product knows nothing of it. Standard library only.
