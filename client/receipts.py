@@ -16,12 +16,13 @@ from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import RecordDict
 from pydantic import ValidationError
 
 from client.site import LEDGER, Site
 from strategies import chain
 from strategies.receipts import RECEIPTS, Receipt
+from strategies.wire import HEADER
 
 FILE = "receipts.jsonl"
 MOST = 16
@@ -58,10 +59,10 @@ def take_receipts(site: Site, content: RecordDict) -> None:
         site: whose.
         content: the message; afterwards it holds no receipts.
     """
-    if RECEIPTS not in content:
+    header = content.config_records.get(HEADER)
+    if header is None or RECEIPTS not in header:
         return
-    record = content.pop(RECEIPTS)
-    texts = record.get(RECEIPTS) if isinstance(record, ConfigRecord) else None
+    texts: object = header.pop(RECEIPTS)
     folder = site.config.state_folder
     try:
         if not isinstance(texts, list) or len(texts) > MOST:

@@ -16,9 +16,20 @@ from pathlib import Path
 import httpx
 from flwr.app import Context, Message
 from flwr.common.constant import SubStatus
-from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.common.serde import context_from_proto, fab_from_proto
+from flwr.proto.node_pb2 import Node
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    PullAppMessagesRequest,
+    PullTaskInputRequest,
+)
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_confirm_message_received_fn_protobuf,
+    make_pull_object_fn_protobuf,
+)
+from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -27,13 +38,13 @@ from flwr.supercore.interceptors import (
 from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
-from flwr.supernode.runtime.run_clientapp import (
-    pull_task_input,
-    push_message,
-    push_task_output,
-)
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
 
 ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 0.5
+"""Between two looks for a part of a message that the SuperNode is still fetching."""
+
 
 
 @dataclass
@@ -84,8 +95,7 @@ class Tasks:
         heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
         heartbeat.start()
         try:
-            message, context, _, fab = pull_task_input(client)
-            yield Task(message, context, fab.hash_str, client)
+            yield _pull(client)
         finally:
             heartbeat.stop()
             client.close()
@@ -105,6 +115,35 @@ class Tasks:
             ],
             retry_invoker=make_simple_http_retry_invoker(),
         )
+
+
+def _pull(client: RuntimeHttpClient) -> Task:
+    """Return the task that a client has a token for.
+
+    As Flower's own `pull_task_input`, which waits one second, then two, for each part of a message
+    that the SuperNode has not fetched yet; it offers a task before it fetches.
+    """
+    found = client.PullTaskInput(PullTaskInputRequest())
+    context, fab = context_from_proto(found.context), fab_from_proto(found.fab)
+    TaskIdentity.task_id, TaskIdentity.run_id = found.task_id, found.run.run_id
+    TaskIdentity.node_id = context.node_id
+    pulled = client.PullMessages(PullAppMessagesRequest())
+    if not pulled.messages_list:
+        raise RuntimeError("the SuperNode offered a task without its message")
+    node, tree = Node(node_id=context.node_id), pulled.message_object_trees[0]
+    message = pull_and_inflate_object_from_tree(
+        tree,
+        make_pull_object_fn_protobuf(client.PullObject, node, context.run_id),
+        make_confirm_message_received_fn_protobuf(
+            client.ConfirmMessageReceived, node, context.run_id
+        ),
+        return_type=Message,
+        max_tries_per_object=None,
+        initial_backoff=FIRST_WAIT_S,
+        backoff_cap=LONGEST_WAIT_S,
+    )
+    message.metadata.__dict__["_message_id"] = tree.object_id  # it is not in the object itself
+    return Task(message, context, fab.hash_str, client)
 
 
 REACH_ERRORS = (httpx.HTTPError, OSError)

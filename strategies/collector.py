@@ -95,7 +95,7 @@ class Identity:
     def compose(self, step: Step, payload: wire.Payload, about: str = "") -> RecordDict:
         """Return the server's message of one step."""
         header = wire.Header(step.kind, step.round, self.config_hash, self.code_hash, about=about)
-        return wire.encode(header, payload, self.schema)
+        return wire.encode(header, payload, self.schema, wire.SHARED_BYTES)
 
     def expect(self, step: Step, answer: Answer, site: str | None) -> wire.Expected:
         """Return what a site's reply to one step must be; private updates all weigh the same."""

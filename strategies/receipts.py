@@ -21,9 +21,10 @@ from flwr.app import ConfigRecord, RecordDict
 from pydantic import Field
 
 from mfm_core.config import Part
+from strategies.wire import HEADER
 
 RECEIPTS = "receipts"
-"""Name of the further record of a message, and of its one entry: a list of JSON texts."""
+"""Name of a further entry of a message's header, a list of JSON texts; the site takes it out."""
 
 HASH = r"^[0-9a-f]{64}$"
 Sign = Callable[[bytes], str]
@@ -87,7 +88,8 @@ class Receipts:
             return content
         self._carried[site] = due
         texts = [receipt.model_dump_json() for receipt in due]
-        return RecordDict({**dict(content.items()), RECEIPTS: ConfigRecord({RECEIPTS: texts})})
+        header = ConfigRecord({**content.config_records[HEADER], RECEIPTS: texts})
+        return RecordDict({**dict(content.items()), HEADER: header})
 
     def note(self, line: Mapping[str, Any]) -> None:
         """Make the receipts of a finished exchange; what its repliers were given is done with."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -36,6 +37,10 @@ REFUSED, FAILED = 1001, 1002
 
 WORD = re.compile(r"[a-z_]{1,20}")
 TTL_MARGIN_S = 60.0
+LOOKS = 8
+"""Most looks for replies in one `poll_s`, however many sites are asked: each is work for Flower's
+SuperLink, which is one process that everybody waits for."""
+
 
 
 class RoundRules(Part):
@@ -165,9 +170,7 @@ class _Round:
         if reply.has_error():
             self.outcomes[site.label] = _describe_error(reply)
             return
-        self.sent[site.label] = sum(
-            len(a.data) for part in reply.content.array_records.values() for a in part.values()
-        )
+        self.sent[site.label] = wire.record_bytes(reply.content)
         if (found := wire.declared(reply.content)) is not None:
             self.arrived[site.label] = found
         try:
@@ -263,17 +266,19 @@ def _ask_once(
     for site in pending.values():
         state.outcomes[site.label] = "no-reply"
     stop_at = time.monotonic() + rules.deadline_s
-    in_grace = False
-    while pending:
-        for message_id in list(pending):
-            if _pull(grid, message_id, pending[message_id], state):
-                label = pending.pop(message_id).label
-                report(f"{label}: {state.outcomes[label]}; {len(pending)} to come")
+    pause, in_grace = rules.poll_s / max(1, min(LOOKS, len(pending))), False
+    waiting, last = deque(pending), 0  # at the end everyone is looked at once more
+    while waiting and last < len(waiting):
+        message_id, over = waiting.popleft(), time.monotonic() >= stop_at
+        site = pending[message_id]
+        if _pull(grid, message_id, site, state):
+            report(f"{site.label}: {state.outcomes[site.label]}; {len(waiting)} to come")
+        else:
+            waiting.append(message_id)
+            last += over
+            time.sleep(0.0 if over else min(pause, max(0.0, stop_at - time.monotonic())))
         if not in_grace and state.count() >= rules.quorum:
             in_grace, stop_at = True, min(stop_at, time.monotonic() + rules.grace_s)
-        if not pending or time.monotonic() >= stop_at:
-            return
-        time.sleep(min(rules.poll_s, max(0.0, stop_at - time.monotonic())))
 
 
 def _pull(grid: Grid, message_id: str, site: Site, state: _Round) -> bool:

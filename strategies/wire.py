@@ -1,11 +1,12 @@
 """The wire contract: what a message and a reply hold, and every check on receipt.
 
-A record holds one header and at most two arrays: the model as one flat `[D] float32` (weights on
+A message holds one header and at most two arrays: the model as one flat `[D] float32` (weights on
 the way out, a site's change of them on the way back) and one `Sum` as a flat `[S] float64`, its
 names and shapes in the header. Under a secure sum the same two are masked integers, `[P] uint16`
-and `[S] uint64`, and the exchanges of its keys hold bytes. Flower's cost is per array, not per
-byte. Nothing is unpickled and nothing is allocated before its declared size has been compared with
-what is expected.
+and `[S] uint64`, and the exchanges of its keys hold bytes. Flower's cost is per object, not per
+byte: an array of its own is two objects or more beside the record of arrays. So arrays lie in the
+header's record as the bytes they would have there, unless they are too long for that. Nothing is
+unpickled and nothing is allocated before its declared size has been compared with what is expected.
 
 What crosses the hospital's boundary: exactly these records.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -27,7 +29,14 @@ from mfm_core.sums import Schema, Sum, schema_hash
 from strategies.ring import Masked
 
 HEADER, ARRAYS, MODEL, TOTAL, SEALED = "header", "arrays", "model", "sum", "sealed"
+ARRAY_NAMES = (MODEL, TOTAL, SEALED)
 LONGEST_TEXT = 100_000
+INLINE_BYTES = 8 * 2**20
+"""Arrays of so many bytes together lie in the header's record; a gateway lets 16 MiB through."""
+
+SHARED_BYTES = 64 * 2**10
+"""As many of a message to all sites: longer arrays lie apart, and Flower keeps one copy for all."""
+
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LEDGER_HASH = re.compile(r"(?:[0-9a-f]{64})?")
 NPY_HEADER = re.compile(
@@ -128,13 +137,16 @@ def masked_hash(sizes: tuple[int, int]) -> str:
     return hashlib.sha256(f"masked {sizes[0]} {sizes[1]}".encode()).hexdigest()
 
 
-def encode(header: Header, payload: Payload, model: Schema | None = None) -> RecordDict:
-    """Return the record of a header and its arrays; fills the hashes of schema and payload.
+def encode(
+    header: Header, payload: Payload, model: Schema | None = None, inline: int = INLINE_BYTES
+) -> RecordDict:
+    """Return the records of a header and its arrays; fills the hashes of schema and payload.
 
     Args:
         header: without schema_hash, payload_hash and sum_schema.
         payload: what travels.
         model: schema of the weights when `payload.model` is given.
+        inline: most bytes of arrays that lie in the header's record.
     """
     arrays: dict[str, Array] = {}
     total = payload.total
@@ -146,13 +158,15 @@ def encode(header: Header, payload: Payload, model: Schema | None = None) -> Rec
     if payload.sealed:
         arrays[SEALED] = Array(np.frombuffer(payload.sealed, dtype=np.uint8))
     schemas = (model if payload.model is not None else None, total.schema if total else None)
-    masked = payload.masked
+    masked, within = payload.masked, {name: array.data for name, array in arrays.items()}
     filled = {
         **asdict(header),
         "schema_hash": contents_hash(*schemas) if masked is None else masked_hash(masked.sizes),
-        "payload_hash": payload_hash(arrays),
+        "payload_hash": payload_hash(within),
         "sum_schema": json.dumps(total.schema) if total is not None else "",
     }
+    if sum(map(len, within.values())) <= inline:
+        return RecordDict({HEADER: ConfigRecord({**filled, **within})})
     return RecordDict({HEADER: ConfigRecord(filled), ARRAYS: ArrayRecord(arrays)})
 
 
@@ -163,12 +177,12 @@ def _masked_arrays(masked: Masked | None) -> dict[str, Array]:
     return {**update, TOTAL: Array(masked.total)}
 
 
-def payload_hash(arrays: dict[str, Array]) -> str:
+def payload_hash(arrays: Mapping[str, bytes]) -> str:
     """Return the SHA-256 (hex) of the arrays' bytes in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
-        digest.update(f"{name}\0{len(arrays[name].data)}\0".encode())
-        digest.update(arrays[name].data)
+        digest.update(f"{name}\0{len(arrays[name])}\0".encode())
+        digest.update(arrays[name])
     return digest.hexdigest()
 
 
@@ -185,8 +199,10 @@ def declared(record: RecordDict) -> tuple[str, str] | None:
 
 
 def record_bytes(record: RecordDict) -> int:
-    """Return the bytes of a record's arrays as they travel."""
-    return sum(len(array.data) for part in record.array_records.values() for array in part.values())
+    """Return the bytes of a message's arrays as they travel, wherever they lie."""
+    within = [v for part in record.config_records.values() for v in part.values()]
+    apart = [array.data for part in record.array_records.values() for array in part.values()]
+    return sum(len(data) for data in (*within, *apart) if isinstance(data, bytes))
 
 
 def decode(record: RecordDict, expected: Expected) -> tuple[Header, Payload]:
@@ -212,28 +228,44 @@ def decode(record: RecordDict, expected: Expected) -> tuple[Header, Payload]:
     return header, Payload(model, total, sealed=sealed)
 
 
-def _read_masked(arrays: dict[str, Array], sizes: tuple[int, int]) -> Masked:
+def _read_masked(arrays: Mapping[str, bytes], sizes: tuple[int, int]) -> Masked:
     update = np.zeros(0, np.uint16)
     if sizes[0]:
         update = _read(arrays[MODEL], np.dtype("<u2"), sizes[0])
     return Masked(update, _read(arrays[TOTAL], np.dtype("<u8"), sizes[1]))
 
 
-def _read_bytes(array: Array) -> bytes:
-    """Return the bytes of an array of any length."""
-    head = NPY_HEADER.match(array.data)
-    size = len(array.data) - (head.end() if head is not None else 0)
-    return _read(array, np.dtype("|u1"), size).tobytes()
+def _read_bytes(data: bytes) -> bytes:
+    """Return the bytes that an array of any length holds."""
+    head = NPY_HEADER.match(data)
+    size = len(data) - (head.end() if head is not None else 0)
+    return _read(data, np.dtype("|u1"), size).tobytes()
 
 
-def _open(record: RecordDict) -> tuple[Header, dict[str, Array]]:
-    if set(record) != {HEADER, ARRAYS}:
+def arrays_of(record: RecordDict) -> dict[str, bytes]:
+    """Return the arrays of a message as bytes, by name: in the header's record or apart, not both.
+
+    Raises:
+        UpdateRejected: "record".
+    """
+    if not {HEADER} <= set(record) <= {HEADER, ARRAYS}:
         raise UpdateRejected("record", f"expected {HEADER} and {ARRAYS}, found {sorted(record)}")
-    config, arrays = record[HEADER], record[ARRAYS]
-    if not isinstance(config, ConfigRecord) or not isinstance(arrays, ArrayRecord):
+    config, apart = record[HEADER], record.get(ARRAYS)
+    if not isinstance(config, ConfigRecord) or not isinstance(apart, ArrayRecord | None):
         raise UpdateRejected("record", "header or arrays are of another record type")
-    if not set(arrays) <= {MODEL, TOTAL, SEALED}:
-        raise UpdateRejected("record", f"unknown arrays {sorted(arrays)}")
+    within = {name: config[name] for name in ARRAY_NAMES if name in config}
+    if apart is not None and (within or not set(apart) <= set(ARRAY_NAMES)):
+        raise UpdateRejected("record", f"unknown arrays, or some in each place: {sorted(apart)}")
+    found = within if apart is None else {name: array.data for name, array in apart.items()}
+    arrays = {name: data for name, data in found.items() if isinstance(data, bytes)}
+    if len(arrays) != len(found):
+        raise UpdateRejected("record", "an array is no bytes")
+    return arrays
+
+
+def _open(record: RecordDict) -> tuple[Header, dict[str, bytes]]:
+    arrays = arrays_of(record)
+    config = {n: v for n, v in record.config_records[HEADER].items() if n not in ARRAY_NAMES}
     wanted = {field.name: (int if field.type == "int" else str) for field in fields(Header)}
     if set(config) != set(wanted) or any(type(config[n]) is not t for n, t in wanted.items()):
         raise UpdateRejected("header", "the header has other fields or types than agreed")
@@ -242,7 +274,7 @@ def _open(record: RecordDict) -> tuple[Header, dict[str, Array]]:
         raise UpdateRejected("header", "the header is too long")
     if not LEDGER_HASH.fullmatch(values["ledger_hash"]):
         raise UpdateRejected("header", "ledger_hash: expected 64 hex digits or nothing")
-    return Header(**values), dict(arrays)
+    return Header(**values), arrays
 
 
 def _check_identity(header: Header, expected: Expected) -> None:
@@ -266,12 +298,12 @@ def _check_identity(header: Header, expected: Expected) -> None:
         raise UpdateRejected("weight", f"expected {lowest} to {highest} images, {found}")
 
 
-def _check_declared(header: Header, arrays: dict[str, Array], expected: Expected) -> None:
+def _check_declared(header: Header, arrays: Mapping[str, bytes], expected: Expected) -> None:
     """Compare names, schema and size with what is expected, before anything is decoded."""
     names = _names_of(expected)
     if set(arrays) != names:
         raise UpdateRejected("schema", f"expected arrays {sorted(names)}, found {sorted(arrays)}")
-    size = sum(len(array.data) for array in arrays.values())
+    size = sum(len(data) for data in arrays.values())
     if size > expected.max_bytes:
         raise UpdateRejected("size", f"expected at most {expected.max_bytes} bytes, found {size}")
     schema = contents_hash(expected.model, expected.total)
@@ -289,16 +321,16 @@ def _names_of(expected: Expected) -> set[str]:
     return {name for name, asked in wanted.items() if asked is not None}
 
 
-def _read(array: Array, dtype: np.dtype[Any], size: int) -> NDArray[Any]:
+def _read(data: bytes, dtype: np.dtype[Any], size: int) -> NDArray[Any]:
     """Return `[size]` numbers of `dtype`; the foreign .npy header is matched, never evaluated."""
-    head = NPY_HEADER.match(array.data)
+    head = NPY_HEADER.match(data)
     if head is None or int.from_bytes(head[1], "little") != head.end() - head.end(1):
         raise UpdateRejected("dtype", "the array is not in the .npy format, version 1.0, of numpy")
     if head[2] != dtype.str.encode():
         raise UpdateRejected("dtype", f"expected {dtype.str}, found {head[2].decode()}")
-    if head[3] != f"({size},)".encode() or len(array.data) - head.end() != size * dtype.itemsize:
+    if head[3] != f"({size},)".encode() or len(data) - head.end() != size * dtype.itemsize:
         raise UpdateRejected("shape", f"expected ({size},), found {head[3].decode()}")
-    values = np.frombuffer(array.data, dtype=dtype, offset=head.end())
+    values = np.frombuffer(data, dtype=dtype, offset=head.end())
     if not np.isfinite(values).all():
         raise UpdateRejected("nan", "a value is not finite")
     return values
