@@ -52,7 +52,9 @@ class HostingConfig(Part):
     )
     attempts: int = Field(3, ge=1, le=20, description="Times a round is asked before giving up.")
     node_wait_s: float = Field(300.0, ge=0, description="Longest wait for sites to appear, s.")
-    poll_s: float = Field(1.0, gt=0, le=60, description="Pause between looks for replies, s.")
+    poll_s: float = Field(
+        1.0, gt=0, le=60, description="Longest pause between looks for replies, s."
+    )
     pretrained: Path | None = Field(
         None,
         description="Released model file, relative to this file, where run.yaml says pretrained.",

@@ -84,7 +84,6 @@ def hosting_of(study: StudyConfig, sites: int, gateway: str) -> dict[str, object
         "quorum": study.quorum or sites,
         "deadline_s": study.limits.phase_s,
         "grace_s": study.limits.phase_s,
-        "poll_s": 0.2,
     }
 
 

@@ -20,27 +20,26 @@ from __future__ import annotations
 
 import re
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from flwr.app import Message, RecordDict
+from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 from pydantic import Field, model_validator
 
 from mfm_core.config import Part
 from mfm_core.errors import TooFewSites, UpdateRejected
 from strategies import wire
+from strategies.looking import replies_of
 
 REFUSED, FAILED = 1001, 1002
 """Codes of our own Flower error replies: the site said no, the site could not."""
 
 WORD = re.compile(r"[a-z_]{1,20}")
 TTL_MARGIN_S = 60.0
-LOOKS = 8
-"""Most looks for replies in one `poll_s`, however many sites are asked: each is work for Flower's
-SuperLink, which is one process that everybody waits for."""
-
+SHORTEST_S, LOOK_SHARE = 0.1, 0.05
+"""Between two looks for replies: this, or this share of the time since the sites were asked, up to
+`poll_s`. A look is work for Flower's SuperLink, one process that everybody waits for."""
 
 
 class RoundRules(Part):
@@ -57,7 +56,9 @@ class RoundRules(Part):
     grace_s: float = Field(600.0, ge=0, description="Wait for the rest after the quorum, seconds.")
     attempts: int = Field(3, ge=1, le=20, description="Times a round is asked before giving up.")
     node_wait_s: float = Field(300.0, ge=0, description="Longest wait for sites to appear, s.")
-    poll_s: float = Field(1.0, gt=0, le=60, description="Pause between looks for replies, s.")
+    poll_s: float = Field(
+        1.0, gt=0, le=60, description="Longest pause between looks for replies, s."
+    )
 
     @model_validator(mode="after")
     def _sites_suffice(self) -> RoundRules:
@@ -165,10 +166,14 @@ class _Round:
     def count(self) -> int:
         return sum(outcome == "ok" for outcome in self.outcomes.values())
 
-    def take(self, site: Site, reply: Message) -> None:
+    def take(self, site: Site, reply: Message | Error | None) -> None:
         """Judge one reply and keep nothing of it but its outcome and size."""
-        if reply.has_error():
-            self.outcomes[site.label] = _describe_error(reply)
+        if reply is None:  # Flower could not put it together
+            self.outcomes[site.label] = "rejected:record"
+            return
+        if isinstance(reply, Error) or reply.has_error():
+            error = reply if isinstance(reply, Error) else reply.error
+            self.outcomes[site.label] = _describe_error(error)
             return
         self.sent[site.label] = wire.record_bytes(reply.content)
         if (found := wire.declared(reply.content)) is not None:
@@ -181,9 +186,9 @@ class _Round:
             self.outcomes[site.label] = "ok"
 
 
-def _describe_error(reply: Message) -> str:
+def _describe_error(error: Error) -> str:
     """Return the outcome of an error reply; only our own closed words are repeated."""
-    code, reason = reply.error.code, reply.error.reason or ""
+    code, reason = error.code, error.reason or ""
     if code in (REFUSED, FAILED) and WORD.fullmatch(reason):
         return f"{'refused' if code == REFUSED else 'error'}:{reason}"
     return f"error:{code}"
@@ -265,33 +270,21 @@ def _ask_once(
         state.outcomes[site.label] = "not-sent"
     for site in pending.values():
         state.outcomes[site.label] = "no-reply"
-    stop_at = time.monotonic() + rules.deadline_s
-    pause, in_grace = rules.poll_s / max(1, min(LOOKS, len(pending))), False
-    waiting, last = deque(pending), 0  # at the end everyone is looked at once more
-    while waiting and last < len(waiting):
-        message_id, over = waiting.popleft(), time.monotonic() >= stop_at
-        site = pending[message_id]
-        if _pull(grid, message_id, site, state):
-            report(f"{site.label}: {state.outcomes[site.label]}; {len(waiting)} to come")
-        else:
-            waiting.append(message_id)
-            last += over
-            time.sleep(0.0 if over else min(pause, max(0.0, stop_at - time.monotonic())))
+    begun, replies = time.monotonic(), replies_of(grid)
+    stop_at, in_grace, asked = begun + rules.deadline_s, False, dict(pending)
+    while pending:
+        for message_id, reply in replies.look(pending):
+            site = asked[message_id]
+            pending.pop(message_id, None)  # a site may send two
+            state.take(site, reply)
+            report(f"{site.label}: {state.outcomes[site.label]}; {len(pending)} to come")
         if not in_grace and state.count() >= rules.quorum:
             in_grace, stop_at = True, min(stop_at, time.monotonic() + rules.grace_s)
-
-
-def _pull(grid: Grid, message_id: str, site: Site, state: _Round) -> bool:
-    """Take the reply to one message if it is there; return whether it was."""
-    try:
-        replies = list(grid.pull_messages([message_id]))
-    except (ValueError, TypeError, KeyError, IndexError):
-        # Flower could not put the reply together: a malformed record must not end the run.
-        state.outcomes[site.label] = "rejected:record"
-        return True
-    for reply in replies:
-        state.take(site, reply)
-    return bool(replies)
+        now = time.monotonic()
+        if not pending or now >= stop_at:
+            return
+        pause = max(SHORTEST_S, LOOK_SHARE * (now - begun))
+        time.sleep(min(pause, rules.poll_s, stop_at - now))
 
 
 def _push(grid: Grid, sites: tuple[Site, ...], request: Request, ttl_s: float) -> dict[str, Site]:

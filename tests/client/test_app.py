@@ -29,6 +29,7 @@ from strategies.config import MitigationConfig
 from strategies.plan import MESSAGE_TYPES, Kind
 from strategies.rounds import FAILED, REFUSED
 from tests.server.hospitals import RUN, lay_out, site_config
+from tests.strategies.records import with_array
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +85,12 @@ def test_replies_hold_what_was_agreed_and_no_more(folder: Path, kind: Kind) -> N
 def test_training_is_the_same_bits_each_time_and_other_bits_each_round(folder: Path) -> None:
     def update(number: int) -> bytes:
         record = message(folder, "train", number)
-        return bytes(
-            ask(folder, "train", record, number).content.array_records["arrays"]["model"].data
-        )
+        return wire.arrays_of(ask(folder, "train", record, number).content)["model"]
 
     # The message's weights are read before training changes the model of this process.
     start = message(folder, "train", 1)
-    first = ask(folder, "train", start, 1).content.array_records["arrays"]["model"].data
-    again = ask(folder, "train", start, 1).content.array_records["arrays"]["model"].data
+    first = wire.arrays_of(ask(folder, "train", start, 1).content)["model"]
+    again = wire.arrays_of(ask(folder, "train", start, 1).content)["model"]
     assert first == again
     assert update(2) != first
 
@@ -158,8 +157,8 @@ def test_a_step_the_run_does_not_have_is_refused(
 
 
 def test_a_crafted_model_is_refused(folder: Path) -> None:
-    record = message(folder, "train", 1)
-    record.array_records["arrays"]["model"] = wire.Array(np.zeros(3, dtype=np.float32))
+    crafted = np.zeros(3, dtype=np.float32)
+    record = with_array(message(folder, "train", 1), wire.MODEL, crafted, seal=False)
     assert refusal(ask(folder, "train", record, 1)) == (REFUSED, "digest")
 
 

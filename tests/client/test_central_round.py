@@ -27,6 +27,7 @@ from strategies.rounds import REFUSED
 from tests.client.central_hospital import CLIP, central_run
 from tests.client.test_private_round import ask, site_with
 from tests.server.hospitals import lay_out
+from tests.strategies.records import numbers
 
 
 def laid_out(folder: Path, run: RunConfig) -> Path:
@@ -44,8 +45,9 @@ def with_run(site: Site, run: RunConfig) -> Site:
 
 
 def update_of(site: Site, reply: Message) -> np.ndarray:
-    data = reply.content.array_records[wire.ARRAYS][wire.MODEL].data
-    return np.frombuffer(data[-4 * site.starting_weights.size :], "<f4").astype(np.float64)
+    update = numbers(reply.content, wire.MODEL)
+    assert update.size == site.starting_weights.size
+    return update.astype(np.float64)
 
 
 def test_an_answer_is_within_the_clip_and_was_paid(folder: Path) -> None:

@@ -40,6 +40,7 @@ from strategies.config import RunConfig
 from strategies.plan import MESSAGE_TYPES
 from strategies.private_atlas import CELLS, site_deviation
 from tests.server.hospitals import RUN, consortium, lay_out, make_grid, site_config
+from tests.strategies.records import numbers
 
 ATLAS_RUN = RunConfig.model_validate(
     {
@@ -92,9 +93,8 @@ def ask(folder: Path, weights: np.ndarray | None = None) -> Message:
 def cells_of(reply: Message) -> np.ndarray:
     """Return the noisy cells of a reply as they travel."""
     assert not reply.has_error(), reply.error
-    (array,) = reply.content.array_records.values()
-    (found,) = array.values()
-    return found.numpy()
+    (name,) = wire.arrays_of(reply.content)
+    return numbers(reply.content, name)
 
 
 def test_the_same_question_gets_the_same_bytes_and_costs_once(folder: Path) -> None:

@@ -53,11 +53,10 @@ def signed(receipt: Receipt) -> Receipt:
 
 
 def give(site: Site, *receipts: Receipt) -> None:
-    content = RecordDict(
-        {RECEIPTS: ConfigRecord({RECEIPTS: [r.model_dump_json() for r in receipts]})}
-    )
+    texts = [r.model_dump_json() for r in receipts]
+    content = RecordDict({"header": ConfigRecord({RECEIPTS: texts, "kind": "train"})})
     take_receipts(site, content)
-    assert not len(content)
+    assert set(content.config_records["header"]) == {"kind"}
 
 
 def problems(site: Site) -> tuple[str, ...]:
@@ -122,7 +121,9 @@ def test_receipts_taken_without_a_key_are_checked_once_there_is_one(site: Site) 
 def test_a_record_of_another_type_and_a_full_disk_stop_nothing(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take_receipts(site, RecordDict({RECEIPTS: MetricRecord({"a": 1.0})}))
+    take_receipts(site, RecordDict({"header": MetricRecord({RECEIPTS: 1.0})}))
+    assert problems(site) == (), "a message without a header is refused as a whole, elsewhere"
+    take_receipts(site, RecordDict({"header": ConfigRecord({RECEIPTS: 1.0})}))
     assert "no receipt" in problems(site)[0]
 
     def full(*_: object) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from flwr.app import Array, ConfigRecord, Error, Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import PushMessagesRequest
@@ -34,8 +34,9 @@ from client.kit import read_kit
 from client.supervisor import Program
 from client.tasks import Task
 from strategies.rounds import REFUSED
-from strategies.wire import ARRAYS, HEADER
-from tests.federation.lies import LIES, copy_of
+from strategies.wire import HEADER, arrays_of
+from tests.federation.lies import LIES
+from tests.strategies.records import with_array, with_header
 
 HONEST_SITE = "north"
 PATIENT = "Anna Karenina 1877-04-02"
@@ -113,18 +114,15 @@ def _true_twice(site: EvilRunner, task: Task, reply: Message) -> Message:
     """Send a true reply around the SuperNode, then one that claims ten times the images."""
     push_directly(site.folder, Message(reply.content, reply_to=task.message))
     images = int(str(reply.content.config_records[HEADER]["num_images"]))
-    return Message(copy_of(reply.content, num_images=10 * images), reply_to=task.message)
+    return Message(with_header(reply.content, num_images=10 * images), reply_to=task.message)
 
 
 def _tampered(site: EvilRunner, task: Task, reply: Message) -> Message:
     """Turn one bit of the largest array over, after it was sealed."""
-    record = copy_of(reply.content)
-    arrays = record.array_records[ARRAYS]
-    name = max(arrays, key=lambda key: len(arrays[key].data))
-    true = arrays[name]
-    data = bytes([true.data[0] ^ 1]) + true.data[1:]
-    arrays[name] = Array(true.dtype, tuple(true.shape), true.stype, data)
-    return Message(record, reply_to=task.message)
+    arrays = arrays_of(reply.content)
+    name = max(arrays, key=lambda key: len(arrays[key]))
+    data = bytes([arrays[name][0] ^ 1]) + arrays[name][1:]
+    return Message(with_array(reply.content, name, data, seal=False), reply_to=task.message)
 
 
 ACTS: Mapping[str, Callable[[EvilRunner, Task, Message], Message]] = {

@@ -7,7 +7,7 @@ that the check which is meant for it is the one that meets it.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from strategies import wire
+from tests.strategies.records import numbers, with_array, with_arrays, with_header
 
 OTHER = "0" * 64
 """A hash that nothing has."""
@@ -37,31 +38,11 @@ class Lie:
     alter: Alter
 
 
-def copy_of(record: RecordDict, **header: Any) -> RecordDict:
-    """Return a record of the same arrays under a changed header."""
-    fields = {**dict(record.config_records[wire.HEADER]), **header}
-    arrays = ArrayRecord(dict(record.array_records[wire.ARRAYS]))
-    return RecordDict({wire.HEADER: ConfigRecord(fields), wire.ARRAYS: arrays})
-
-
-def with_arrays(
-    record: RecordDict, arrays: Mapping[str, Array], *, seal: bool = True
-) -> RecordDict:
-    """Return a record with other arrays, its digest made anew unless told not to."""
-    made = copy_of(record)
-    made[wire.ARRAYS] = ArrayRecord(dict(arrays))
-    if seal:
-        made.config_records[wire.HEADER]["payload_hash"] = wire.payload_hash(dict(arrays))
-    return made
-
-
 def with_model(
     record: RecordDict, change: Callable[[NDArray[Any]], NDArray[Any]], *, seal: bool = True
 ) -> RecordDict:
     """Return a record whose update was changed."""
-    arrays = dict(record.array_records[wire.ARRAYS])
-    arrays[wire.MODEL] = Array(change(arrays[wire.MODEL].numpy().copy()))
-    return with_arrays(record, arrays, seal=seal)
+    return with_array(record, wire.MODEL, change(numbers(record, wire.MODEL)), seal=seal)
 
 
 def _first(value: float) -> Callable[[NDArray[Any]], NDArray[Any]]:
@@ -73,36 +54,52 @@ def _first(value: float) -> Callable[[NDArray[Any]], NDArray[Any]]:
 
 
 def _without_sum(record: RecordDict) -> RecordDict:
-    arrays = dict(record.array_records[wire.ARRAYS])
-    return with_arrays(record, {wire.MODEL: arrays[wire.MODEL]})
+    return with_arrays(record, {wire.MODEL: wire.arrays_of(record)[wire.MODEL]})
 
 
 def _pickled(record: RecordDict) -> RecordDict:
-    arrays = dict(record.array_records[wire.ARRAYS])
     data = b"\x93NUMPY\x01\x00v\x00" + pickle.dumps({"descr": "|O"})
-    arrays[wire.MODEL] = Array("object", (1,), "numpy.ndarray", data)
-    return with_arrays(record, arrays)
+    return with_array(record, wire.MODEL, data)
 
 
 def _false_counts(record: RecordDict) -> RecordDict:
     """Count more images than the agreed run lets a site have."""
-    arrays = dict(record.array_records[wire.ARRAYS])
-    arrays[wire.TOTAL] = Array(arrays[wire.TOTAL].numpy() + 1e7)
-    return with_arrays(record, arrays)
+    return with_array(record, wire.TOTAL, numbers(record, wire.TOTAL) + 1e7)
 
 
 def _smuggled(record: RecordDict) -> RecordDict:
-    made = copy_of(record)
-    made["more"] = MetricRecord({"age": 61.0})
-    return made
+    return RecordDict({**dict(record.items()), "more": MetricRecord({"age": 61.0})})
+
+
+def _smuggled_field(record: RecordDict) -> RecordDict:
+    return with_header(record, age=61)
+
+
+def _in_both_places(record: RecordDict) -> RecordDict:
+    """Lay an array that nobody asked for beside the header's own."""
+    apart = ArrayRecord({wire.MODEL: Array(numbers(record, wire.MODEL))})
+    return RecordDict({**dict(record.items()), wire.ARRAYS: apart})
+
+
+def _no_bytes(record: RecordDict) -> RecordDict:
+    """Send numbers where the bytes of an array belong."""
+    fields = {**record.config_records[wire.HEADER], wire.MODEL: [1.0, 2.0]}
+    return RecordDict({wire.HEADER: ConfigRecord(fields)})
 
 
 def _untyped(record: RecordDict) -> RecordDict:
-    """Declare another shape in Flower's own fields than the bytes have."""
-    arrays = dict(record.array_records[wire.ARRAYS])
-    true = arrays[wire.MODEL]
-    arrays[wire.MODEL] = Array("float64", (7, 7), true.stype, true.data[: len(true.data) // 2])
-    return with_arrays(record, arrays)
+    """Send the arrays apart, half of one, under another shape in Flower's own fields."""
+    found = wire.arrays_of(record)
+    whole = found[wire.MODEL]
+    cut = with_array(record, wire.MODEL, whole[: len(whole) // 2])
+    fields = dict(cut.config_records[wire.HEADER].items())
+    arrays = {name: fields.pop(name) for name in found}
+    apart = {
+        name: Array("float64", (7, 7), "numpy.ndarray", data)
+        for name, data in arrays.items()
+        if isinstance(data, bytes)
+    }
+    return RecordDict({wire.HEADER: ConfigRecord(fields), wire.ARRAYS: ArrayRecord(apart)})
 
 
 LIES: dict[str, Lie] = {
@@ -115,15 +112,18 @@ LIES: dict[str, Lie] = {
     "a pickle": Lie("rejected:dtype", lambda r, _: _pickled(r)),
     "an array left out": Lie("rejected:schema", lambda r, _: _without_sum(r)),
     "another record": Lie("rejected:record", lambda r, _: _smuggled(r)),
+    "another field": Lie("rejected:header", lambda r, _: _smuggled_field(r)),
+    "arrays in two places": Lie("rejected:record", lambda r, _: _in_both_places(r)),
+    "an array of no bytes": Lie("rejected:record", lambda r, _: _no_bytes(r)),
     "altered after sealing": Lie(
         "rejected:digest", lambda r, _: with_model(r, lambda a: a * 1.5, seal=False)
     ),
-    "another run's hash": Lie("rejected:config", lambda r, _: copy_of(r, config_hash=OTHER)),
-    "another code's hash": Lie("rejected:code", lambda r, _: copy_of(r, code_hash=OTHER)),
-    "another round": Lie("rejected:round", lambda r, _: copy_of(r, round=99)),
-    "another site's name": Lie("rejected:site", lambda r, other: copy_of(r, site=other)),
-    "a billion images": Lie("rejected:weight", lambda r, _: copy_of(r, num_images=10**9)),
-    "fewer than no images": Lie("rejected:weight", lambda r, _: copy_of(r, num_images=-5)),
+    "another run's hash": Lie("rejected:config", lambda r, _: with_header(r, config_hash=OTHER)),
+    "another code's hash": Lie("rejected:code", lambda r, _: with_header(r, code_hash=OTHER)),
+    "another round": Lie("rejected:round", lambda r, _: with_header(r, round=99)),
+    "another site's name": Lie("rejected:site", lambda r, other: with_header(r, site=other)),
+    "a billion images": Lie("rejected:weight", lambda r, _: with_header(r, num_images=10**9)),
+    "fewer than no images": Lie("rejected:weight", lambda r, _: with_header(r, num_images=-5)),
     "false counts": Lie("rejected:counts", lambda r, _: _false_counts(r)),
 }
 """What a site may say of a round of training, by name."""

@@ -74,8 +74,7 @@ def test_the_server_reads_the_sum_and_each_site_pays_once(tmp_path: Path) -> Non
         def answer(message: Any) -> Any:
             reply = node(message)
             if kind_of(message) == "latent_sums":
-                arrays = reply.content.array_records[wire.ARRAYS]
-                seen.append(b"".join(array.data for array in arrays.values()))
+                seen.append(b"".join(wire.arrays_of(reply.content).values()))
             return reply
 
         return answer

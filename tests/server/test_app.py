@@ -38,6 +38,7 @@ from tests.server.hospitals import (
     site_config,
 )
 from tests.strategies.memory_grid import Node
+from tests.strategies.records import numbers, with_array
 
 
 @pytest.fixture(scope="module")
@@ -219,10 +220,8 @@ def lying_counts(node: Node) -> Node:
     def answer(message: Message) -> Message | None:
         reply = node(message)
         if reply is not None and message.metadata.message_type == "train":
-            arrays = reply.content.array_records[wire.ARRAYS]
-            arrays[wire.TOTAL] = wire.Array(arrays[wire.TOTAL].numpy() * -3.0)
-            header = reply.content.config_records[wire.HEADER]
-            header["payload_hash"] = wire.payload_hash(dict(arrays))
+            less = numbers(reply.content, wire.TOTAL) * -3.0
+            reply.content = with_array(reply.content, wire.TOTAL, less)
         return reply
 
     return answer
@@ -235,11 +234,8 @@ def change_update(change: Callable[[np.ndarray], np.ndarray], **header: object) 
         def answer(message: Message) -> Message | None:
             reply = node(message)
             if reply is not None and message.metadata.message_type == "train":
-                record = reply.content
-                arrays = record.array_records[wire.ARRAYS]
-                arrays[wire.MODEL] = wire.Array(change(arrays[wire.MODEL].numpy()))
-                changed = {"payload_hash": wire.payload_hash(dict(arrays)), **header}
-                record.config_records[wire.HEADER].update(changed)
+                new = change(numbers(reply.content, wire.MODEL))
+                reply.content = with_array(reply.content, wire.MODEL, new, **header)
             return reply
 
         return answer

@@ -15,6 +15,7 @@ from strategies.config import RunConfig
 from strategies.wire import MODEL
 from tests.server.hospitals import RUN, consortium, lay_out, make_grid
 from tests.strategies.memory_grid import Node
+from tests.strategies.records import numbers
 
 
 @pytest.mark.parametrize("kind", ["fedavg", "fedadam"])
@@ -30,9 +31,8 @@ def test_stage_one_learns_one_map_for_all_and_stage_two_keeps_it(tmp_path: Path,
     def watch(node: Node) -> Node:
         def answer(message: Message) -> Message:
             if message.metadata.message_type == "train":
-                for record in message.content.array_records.values():
-                    sent = model_with(run, record[MODEL].numpy())
-                    maps.append(sent.attention_logits.detach().numpy())
+                sent = model_with(run, numbers(message.content, MODEL))
+                maps.append(sent.attention_logits.detach().numpy())
             return node(message)
 
         return answer

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import ConfigRecord, Message
+from flwr.app import Message
 
 from client.ledger import OutboxReading, read_outbox
 from client.site import close_sites
@@ -145,11 +145,12 @@ def tampered(change: Callable[[list[Receipt]], list[Any]]) -> Callable[[Node], N
 
     def wrap(node: Node) -> Node:
         def answer(message: Message) -> Message | None:
-            if RECEIPTS in message.content:
-                texts = list(message.content.config_records[RECEIPTS][RECEIPTS])  # type: ignore
+            header = message.content.config_records["header"]
+            if RECEIPTS in header:
+                texts = list(header[RECEIPTS])  # type: ignore
                 told = change([Receipt.model_validate_json(str(text)) for text in texts])
                 lies = [t if isinstance(t, str) else t.model_dump_json() for t in told]
-                message.content[RECEIPTS] = ConfigRecord({RECEIPTS: lies})
+                header[RECEIPTS] = lies
             return node(message)
 
         return answer

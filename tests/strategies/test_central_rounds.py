@@ -25,6 +25,7 @@ from strategies.plan import Step
 from strategies.strategy import PhasedStrategy
 from tests.client.central_hospital import CLIP, central_run
 from tests.server.hospitals import Killed, consortium, lay_out, make_grid
+from tests.strategies.records import numbers
 
 NAMES = ("east", "north", "south", "west")
 SCHEMA = (("body", (4,)), ("head.weight", (2,)))
@@ -107,8 +108,7 @@ def too_long(node):
         header = reply.content.config_records[wire.HEADER]
         if header["kind"] != "train":
             return reply
-        arrays = reply.content.array_records[wire.ARRAYS]
-        size = int(np.prod(arrays[wire.MODEL].shape))
+        size = numbers(reply.content, wire.MODEL).size
         long = np.zeros(size, dtype=np.float32)
         long[-1] = 1.0
         fields = {key: header[key] for key in ("kind", "round", "config_hash", "code_hash", "site")}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from flwr.app import ConfigRecord, RecordDict
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from strategies.receipts import RECEIPTS, Receipt, Receipts
 
@@ -22,12 +23,17 @@ def line(number: int, *sites: str, outcome: str = "ok") -> dict[str, Any]:
     }
 
 
+def message() -> RecordDict:
+    apart = ArrayRecord({"model": Array(np.zeros(3))})
+    return RecordDict({"header": ConfigRecord({"kind": "train"}), "arrays": apart})
+
+
 def rounds(receipts: Receipts, site: str) -> list[int]:
     return [receipt.round for receipt in receipts.due.get(site, ())]
 
 
 def sent(content: RecordDict) -> list[Receipt]:
-    texts = content.config_records[RECEIPTS][RECEIPTS]
+    texts = content.config_records["header"][RECEIPTS]
     assert isinstance(texts, list)
     return [Receipt.model_validate_json(str(text)) for text in texts]
 
@@ -36,10 +42,10 @@ def test_a_receipt_is_due_until_a_message_with_it_was_answered() -> None:
     receipts = Receipts(HASHES)
     receipts.note(line(1, "north", "south"))
     for site in ("north", "south"):
-        assert [r.round for r in sent(receipts.attach(RecordDict(), site))] == [1]
+        assert [r.round for r in sent(receipts.attach(message(), site))] == [1]
     receipts.note(line(2, "north"))
     assert rounds(receipts, "north") == [2] and rounds(receipts, "south") == [1]
-    receipts.attach(RecordDict(), "south")
+    receipts.attach(message(), "south")
     receipts.note(line(3, "north", "south"))
     assert rounds(receipts, "north") == [2, 3], "round 2 had not been sent to north"
     assert rounds(receipts, "south") == [3]
@@ -48,11 +54,12 @@ def test_a_receipt_is_due_until_a_message_with_it_was_answered() -> None:
 def test_each_site_is_given_its_own_and_the_content_is_shared_not_changed() -> None:
     receipts = Receipts(HASHES, lambda content: "d" * 128)
     receipts.note(line(1, "north", "south"))
-    content = RecordDict({"header": ConfigRecord({"kind": "train"})})
+    content = message()
     made = receipts.attach(content, "north")
     (receipt,) = sent(made)
     assert (receipt.site, receipt.outcome, receipt.signature) == ("north", "ok", "d" * 128)
-    assert set(content) == {"header"} and made["header"] is content["header"]
+    assert set(content) == set(made) == {"header", "arrays"}
+    assert content["header"] == {"kind": "train"} and made["arrays"] is content["arrays"]
     assert receipts.attach(content, "west") is content
 
 
@@ -61,7 +68,7 @@ def test_a_resumed_server_makes_the_same_receipts_again() -> None:
     lines = [line(1, "north", "south"), line(2, "north")]
     for one in lines:
         for site in ("north", "south"):
-            before.attach(RecordDict(), site)
+            before.attach(message(), site)
         before.note(one)
     assert Receipts(HASHES, lines=lines).due == before.due
 

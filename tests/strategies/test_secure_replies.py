@@ -17,6 +17,7 @@ from strategies.ring import Masked
 from strategies.rounds import Site
 from strategies.secure_payload import Form
 from strategies.secure_replies import Keys, MaskedSum
+from tests.strategies.records import with_array
 
 SCHEMA = (("w", (3,)),)
 IDENTITY = Identity("c" * 64, "d" * 64, SCHEMA, SCHEMA, AggregationConfig(), ("north", "south"))
@@ -60,10 +61,8 @@ def test_second_names_strangers_and_other_forms_are_refused():
     refused(found, wire.encode(header("evaluate", "south"), masked(values=(1, 2))), "schema")
     plain = np.zeros(3, np.float32)
     refused(found, wire.encode(header("evaluate", "south"), wire.Payload(plain), SCHEMA), "schema")
-    floats = wire.encode(header("evaluate", "south"), masked())
-    arrays = floats.array_records[wire.ARRAYS]
-    arrays[wire.TOTAL] = type(arrays[wire.TOTAL])(np.zeros(3))
-    floats.config_records[wire.HEADER]["payload_hash"] = wire.payload_hash(dict(arrays))
+    honest = wire.encode(header("evaluate", "south"), masked())
+    floats = with_array(honest, wire.TOTAL, np.zeros(3))
     refused(found, floats, "dtype")
     assert found.total.total.tolist() == [1, 2, 3], "nothing of a refused reply was added"
 

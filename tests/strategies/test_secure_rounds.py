@@ -7,8 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
-from flwr.app.message.array import Array
+from flwr.app import ConfigRecord, Message, RecordDict
 
 from mfm_core.config import dump_yaml
 from mfm_core.errors import TooFewSites, UpdateRejected
@@ -19,6 +18,7 @@ from strategies.config import RunConfig
 from strategies.plan import KEYS, MASKED, Step
 from strategies.secure_rounds import WINDOW, steps_from
 from tests.server.hospitals import RUN, consortium, lay_out, make_grid, site_config
+from tests.strategies.records import numbers, with_array
 
 NAMES = ("east", "north", "south", "west")
 SHORT = {
@@ -98,8 +98,7 @@ def test_what_travels_of_one_site_does_not_depend_on_its_numbers(tmp_path):
         def answer(message):
             reply = node(message)
             if kind_of(message) == "latent_sums":
-                arrays = reply.content.array_records[wire.ARRAYS]
-                seen["sum"] = np.frombuffer(arrays[wire.TOTAL].data[-8 * 64 :], "<u8")
+                seen["sum"] = numbers(reply.content, wire.TOTAL)[-64:]
             return reply
 
         return answer
@@ -143,18 +142,9 @@ def test_too_few_sites_end_the_run_with_a_reason_and_open_nothing(tmp_path):
 
 def changed(message: Message, edit) -> Message:
     """Return a message whose bytes of keys or shares were edited on the way."""
-    records = dict(message.content.items())
-    arrays = dict(message.content.array_records[wire.ARRAYS])
-    data = bytearray(arrays[wire.SEALED].data)
+    data = bytearray(wire.arrays_of(message.content)[wire.SEALED])
     edit(data)
-    old = arrays[wire.SEALED]
-    arrays[wire.SEALED] = Array(
-        dtype=old.dtype, shape=tuple(old.shape), stype=old.stype, data=bytes(data)
-    )
-    header = dict(message.content.config_records[wire.HEADER])
-    header["payload_hash"] = wire.payload_hash(arrays)
-    records |= {wire.ARRAYS: ArrayRecord(arrays), wire.HEADER: ConfigRecord(header)}
-    message.content = RecordDict(records)
+    message.content = with_array(message.content, wire.SEALED, bytes(data))
     return message
 
 
@@ -341,7 +331,7 @@ def test_keys_are_refused_in_a_run_without_a_secure_sum(tmp_path):
                 return node(message)
             header = dict(message.content.config_records[wire.HEADER])
             header |= {"kind": "secure_keys", "round": 0, "about": '{"session": "a", "first": 0}'}
-            content = RecordDict({wire.HEADER: ConfigRecord(header), wire.ARRAYS: ArrayRecord({})})
+            content = RecordDict({wire.HEADER: ConfigRecord(header)})
             asked = Message(content, message.metadata.dst_node_id, "query.secure_keys")
             asked.metadata.__dict__.update(message.metadata.__dict__)
             asked.metadata.message_type = "query.secure_keys"

@@ -20,6 +20,7 @@ from strategies.plan import Step
 from strategies.rounds import RoundRules
 from strategies.strategy import PhasedStrategy, RunState
 from tests.strategies.memory_grid import MemoryGrid, Node
+from tests.strategies.records import with_array
 from tests.strategies.test_wire import BAD_HEADERS, array_with_header
 
 SCHEMA = (("w", (3,)),)
@@ -145,10 +146,7 @@ def test_a_site_with_a_malformed_array_is_named_and_the_run_goes_on(text: str) -
     def lying(message: Message) -> Message | None:
         reply = site("c")(message)
         if reply is not None and message.metadata.message_type == "train":
-            arrays = reply.content.array_records[wire.ARRAYS]
-            arrays[wire.TOTAL] = array_with_header(text)
-            header = reply.content.config_records[wire.HEADER]
-            header["payload_hash"] = wire.payload_hash(dict(arrays))
+            reply.content = with_array(reply.content, wire.TOTAL, array_with_header(text))
         return reply
 
     notebook = Notebook()
