@@ -46,7 +46,6 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 0.5
 """Between two looks for a part of a message that the SuperNode is still fetching."""
 
 
-
 @dataclass
 class Task:
     """One message that waits for this site.

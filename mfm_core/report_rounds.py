@@ -20,6 +20,7 @@ OUTCOMES = {
     "error": "the hospital's computer could not do the work",
     "no-reply": "no answer came in time",
     "not-sent": "the message could not be delivered",
+    "left-out": "it could be reached but had no part in the secure sum",
 }
 
 

@@ -38,7 +38,9 @@ from strategies.exposition import Parts, counter, gauge
 from strategies.processes import read_process
 
 STATES = ("running", "complete", "degraded", "failed")
-OUTCOMES = ("ok", "rejected", "refused", "error", "no-reply", "not-sent", "offline")
+OUTCOMES = (
+    "ok", "rejected", "refused", "error", "no-reply", "not-sent", "offline", "left-out",
+)  # fmt: skip
 OTHER = "other"
 DAY_S = 86_400.0
 P = "mfm_server"

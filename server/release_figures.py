@@ -144,7 +144,7 @@ def _privacy(run: RunConfig, results: Content, lines: Lines) -> dict[str, Any]:
         for line in lines
         if line["phase"] == "train"
         for name, outcome in line["sites"].items()
-        if outcome != "offline"
+        if outcome not in ("offline", "left-out")
     }
     known = bool(spent) and set(spent) >= asked and set(spent) == set(sites)
     return {**agreed, "largest_epsilon": max(spent.values()) if known else None}

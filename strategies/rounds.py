@@ -12,6 +12,8 @@ deadline and for the rest until a grace has passed, hands each reply over as soo
     no-reply           nothing came before the deadline or the end of the grace
     not-sent           Flower could not take the message
     offline            the site was admitted but could not be reached
+    left-out           it could be reached, but has no keys in the session of a secure sum, or no
+                       answer in the sum that is opened
 
 What crosses the hospital's boundary: the records of `wire`.
 """

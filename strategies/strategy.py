@@ -132,6 +132,7 @@ class PhasedStrategy(Strategy):
         self.identity, self.rules, self.journal, self.state = identity, rules, journal, state
         self.receipts = receipts or Receipts((identity.config_hash, identity.code_hash))
         self._names: dict[int, str] = {}
+        self._reached: set[str] = set()
         self._collector: Collector | None = None
         self._largest, self._secure = 1, None
         self._central: CentralRounds | None = None
@@ -306,6 +307,7 @@ class PhasedStrategy(Strategy):
         step, ask = phase.step, partial(self._ask, grid)
         self.journal.report(step, self.state.done, len(self.phases), "waiting for sites")
         sites, payload = self._find(grid), phase.request(self.state)
+        self._reached = {site.name for site in sites}
         if self._secure is not None and step.kind in MASKED:
             request = (payload, phase.answer(self.state), self._largest)
             return self._secure.exchange(ask, step, sites, request)
@@ -349,15 +351,19 @@ class PhasedStrategy(Strategy):
         return went
 
     def _with_names(self, went: Exchange, sites: Sequence[Site]) -> Exchange:
-        """Return the exchange under the names learned in it, absent sites as offline."""
+        """Return the exchange under the names learned in it, absent sites by why they are."""
         labels = {site.label: self._names.get(site.node_id, site.label) for site in sites}
         outcomes = {labels[label]: outcome for label, outcome in went.outcomes.items()}
-        offline = {name: "offline" for name in self.rules.sites if name not in outcomes}
+        absent = {
+            name: "left-out" if name in self._reached else "offline"
+            for name in self.rules.sites
+            if name not in outcomes
+        }
         sent = {labels[label]: size for label, size in went.sent.items()}
         arrived = {labels[label]: found for label, found in went.arrived.items()}
         return replace(
             went,
-            outcomes=dict(sorted({**outcomes, **offline}.items())),
+            outcomes=dict(sorted({**outcomes, **absent}.items())),
             sent=dict(sorted(sent.items())),
             arrived=dict(sorted(arrived.items())),
         )

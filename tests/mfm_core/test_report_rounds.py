@@ -18,6 +18,7 @@ from mfm_core.report_rounds import (
         ("error:2", "could not do the work"),
         ("rejected:norm", "was not used"),
         ("not-sent", "could not be delivered"),
+        ("left-out", "had no part in the secure sum"),
     ],
 )
 def test_every_outcome_has_a_reason(outcome, reason):

@@ -131,6 +131,22 @@ def test_a_site_without_keys_takes_no_part(tmp_path):
     assert state.done == 5
 
 
+def test_a_site_that_is_there_without_keys_is_called_left_out(tmp_path):
+    folder = lay_out(tmp_path, NAMES, EXACT)
+    grid = make_grid(folder, 4, {3: silent_at("secure_keys")})
+    grid.names = dict(zip(grid.nodes, NAMES, strict=True))
+    there = {**WAITS, "simulated_sites": None, "sites": NAMES, "deadline_s": 6.0}
+    run_federation(grid, consortium(folder, "out", **there), False)
+    lines = read_lines(folder / "out")
+    assert outcome(lines, "secure_keys", "west") == ["no-reply"]
+    for phase in ("secure_shares", "train"):
+        assert outcome(lines, phase, "west") == ["left-out"]
+    assert outcome(lines, "atlas", "west") == ["ok"], "an exchange without masks asks everybody"
+    del grid.nodes[next(node for node, name in grid.names.items() if name == "west")]
+    run_federation(grid, consortium(folder, "again", **there, quorum=3, node_wait_s=0.1), False)
+    assert set(outcome(read_lines(folder / "again"), "train", "west")) == {"offline"}
+
+
 def test_too_few_sites_end_the_run_with_a_reason_and_open_nothing(tmp_path):
     faults = {2: silent_at("secure_unmask"), 3: silent_at("secure_unmask")}
     with pytest.raises(TooFewSites, match="secure_unmask"):
