@@ -11,8 +11,18 @@ from flwr.proto.node_pb2 import NodeInfo
 from pydantic import ValidationError
 
 from mfm_core.errors import TooFewSites, UpdateRejected
-from strategies import wire
-from strategies.rounds import FAILED, REFUSED, Exchange, RoundRules, Site, exchange, find_sites
+from strategies import rounds, wire
+from strategies.rounds import (
+    FAILED,
+    LOOK_SHARE,
+    REFUSED,
+    SHORTEST_S,
+    Exchange,
+    RoundRules,
+    Site,
+    exchange,
+    find_sites,
+)
 from tests.strategies.memory_grid import MemoryGrid, Node
 
 QUICK = {"deadline_s": 0.5, "grace_s": 0.1, "node_wait_s": 0.1, "poll_s": 0.01}
@@ -170,6 +180,36 @@ def test_a_reply_that_flower_cannot_put_together_is_one_sites_fault() -> None:
 
     went = ask({"a": answering, "b": broken, "c": answering})
     assert went.outcomes["b"] == "rejected:record"
+
+
+class Clock:
+    """Time that passes only while somebody waits."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.waited: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.waited.append(seconds)
+        self.now += seconds
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_looks_are_rarer_the_longer_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(rounds, "time", clock)
+    quiet = {"deadline_s": 600.0, "poll_s": 3.0, "attempts": 1, "quorum": 1}
+    with pytest.raises(TooFewSites):
+        ask({"a": silent}, sites=["a"], **quiet)
+    first, *later, last = clock.waited
+    assert first == SHORTEST_S and later == sorted(later) and max(later) == 3.0
+    ends = [sum(clock.waited[: count + 1]) for count in range(len(clock.waited))]
+    assert ends[-1] == pytest.approx(600.0) and last <= 3.0
+    late = [wait / end for wait, end in zip(clock.waited, ends, strict=True) if end > 3.0]
+    assert max(late) <= LOOK_SHARE, "a reply is found within a twentieth of the time it took"
+    assert len(clock.waited) < 300, "about as many looks as `poll_s` asks for"
 
 
 def test_impossible_rules_are_refused() -> None:

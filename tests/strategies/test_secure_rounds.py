@@ -143,7 +143,7 @@ def test_a_site_that_is_there_without_keys_is_called_left_out(tmp_path):
         assert outcome(lines, phase, "west") == ["left-out"]
     assert outcome(lines, "atlas", "west") == ["ok"], "an exchange without masks asks everybody"
     del grid.nodes[next(node for node, name in grid.names.items() if name == "west")]
-    run_federation(grid, consortium(folder, "again", **there, quorum=3, node_wait_s=0.1), False)
+    run_federation(grid, consortium(folder, "again", **there, node_wait_s=0.1), False)
     assert set(outcome(read_lines(folder / "again"), "train", "west")) == {"offline"}
 
 
