@@ -16,7 +16,7 @@ from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from flwr.app import RecordDict
+from flwr.app import ConfigRecord, RecordDict
 from pydantic import ValidationError
 
 from client.site import LEDGER, Site
@@ -59,8 +59,8 @@ def take_receipts(site: Site, content: RecordDict) -> None:
         site: whose.
         content: the message; afterwards it holds no receipts.
     """
-    header = content.config_records.get(HEADER)
-    if header is None or RECEIPTS not in header:
+    header = content.get(HEADER)
+    if not isinstance(header, ConfigRecord) or RECEIPTS not in header:
         return
     texts: object = header.pop(RECEIPTS)
     folder = site.config.state_folder

@@ -88,8 +88,8 @@ class Receipts:
             return content
         self._carried[site] = due
         texts = [receipt.model_dump_json() for receipt in due]
-        header = ConfigRecord({**content.config_records[HEADER], RECEIPTS: texts})
-        return RecordDict({**dict(content.items()), HEADER: header})
+        fields: dict[str, Any] = {**content[HEADER], RECEIPTS: texts}
+        return RecordDict({**dict(content.items()), HEADER: ConfigRecord(fields)})
 
     def note(self, line: Mapping[str, Any]) -> None:
         """Make the receipts of a finished exchange; what its repliers were given is done with."""

@@ -199,10 +199,14 @@ def declared(record: RecordDict) -> tuple[str, str] | None:
 
 
 def record_bytes(record: RecordDict) -> int:
-    """Return the bytes of a message's arrays as they travel, wherever they lie."""
-    within = [v for part in record.config_records.values() for v in part.values()]
-    apart = [array.data for part in record.array_records.values() for array in part.values()]
-    return sum(len(data) for data in (*within, *apart) if isinstance(data, bytes))
+    """Return the bytes of a message's arrays as they travel, wherever they lie.
+
+    Flower's `config_records` and `array_records` are not used on what has arrived: they make cycles
+    that keep the whole of it until the garbage collector looks.
+    """
+    values = [value for part in record.values() for value in part.values()]
+    found = (value.data if isinstance(value, Array) else value for value in values)
+    return sum(len(data) for data in found if isinstance(data, bytes))
 
 
 def decode(record: RecordDict, expected: Expected) -> tuple[Header, Payload]:
@@ -265,7 +269,7 @@ def arrays_of(record: RecordDict) -> dict[str, bytes]:
 
 def _open(record: RecordDict) -> tuple[Header, dict[str, bytes]]:
     arrays = arrays_of(record)
-    config = {n: v for n, v in record.config_records[HEADER].items() if n not in ARRAY_NAMES}
+    config = {name: v for name, v in record[HEADER].items() if name not in ARRAY_NAMES}
     wanted = {field.name: (int if field.type == "int" else str) for field in fields(Header)}
     if set(config) != set(wanted) or any(type(config[n]) is not t for n, t in wanted.items()):
         raise UpdateRejected("header", "the header has other fields or types than agreed")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -111,6 +113,19 @@ def test_an_array_lies_in_one_place_and_is_bytes() -> None:
     for value in (1.0, "text", [1.0, 2.0], [b"a", b"b"]):
         header = ConfigRecord({**record[wire.HEADER], wire.MODEL: value})
         assert reason_of(RecordDict({wire.HEADER: header})) == "record"
+
+
+def test_nothing_of_a_record_is_kept_once_it_was_read() -> None:
+    record = honest()
+    watched = [weakref.ref(part) for part in (record, record[wire.HEADER])]
+    gc.disable()
+    try:
+        assert wire.record_bytes(record) and wire.declared(record) is None
+        wire.decode(record, EXPECTED)
+        del record
+        assert [part() for part in watched] == [None, None], "a cycle waits for the collector"
+    finally:
+        gc.enable()
 
 
 def test_the_model_is_one_array_and_the_sum_another() -> None:
