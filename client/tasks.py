@@ -1,8 +1,8 @@
 """Tasks of a SuperNode, taken through Flower's own runtime client (flwr 1.41, private interfaces).
 
-Everything of Flower that is not part of its public API is in this file, `client.supernode` and
-`strategies.bundle`, pinned to one version and covered by contract tests. A task is one message to
-this site.
+Everything of Flower that is not part of its public API is in this file, `client.supernode`,
+`strategies.bundle` and `strategies.looking`, pinned to one version and covered by contract tests. A
+task is one message to this site.
 What crosses the hospital's boundary: the reply that `give_back` is handed.
 """
 
