@@ -50,6 +50,7 @@ ONLY_IN = {
         *(
             "bundle.py",
             "collector.py",
+            "looking.py",
             "receipts.py",
             "rounds.py",
             "secret_shares.py",
