@@ -37,6 +37,7 @@ from mfm_core.devices import device_of, to_array, to_device
 from mfm_core.errors import DataError
 from mfm_core.grad_samplers import Tape
 from mfm_core.image_gradients import erase, square_norms, weighted_sum
+from mfm_core.memory import keep_memory
 from mfm_core.objective import TERM_NAMES
 from mfm_core.optimiser import FlatOptimiser
 from mfm_core.private_objective import CYCLE_SHARE, cycle_errors, losses_per_image
@@ -128,6 +129,7 @@ def train_privately(  # noqa: PLR0913 - what differs from call to call stays vis
         raise DataError("training", ["the train split has no image; add images or leave the run"])
     if attention_stage not in {0, 1, 2} or (trainable == "head" and attention_stage == 1):
         raise ValueError(f"attention_stage is 0, 1 (not with a head alone) or 2: {attention_stage}")
+    keep_memory()
     chosen = set(model.head.parameters())
     frozen = [p for p in model.parameters() if trainable == "head" and p not in chosen]
     before = [parameter.requires_grad for parameter in frozen]

@@ -23,6 +23,7 @@ from mfm_core.control_variates import ControlVariate
 from mfm_core.dataset import ImageSet
 from mfm_core.devices import Precision, arithmetic, device_of, rounding, to_array, to_device
 from mfm_core.errors import DataError
+from mfm_core.memory import keep_memory
 from mfm_core.objective import TERM_NAMES, Terms, cycle_error, objective
 from mfm_core.optimiser import FlatOptimiser
 
@@ -141,6 +142,7 @@ def train(  # noqa: PLR0913 - what differs from call to call stays visible as ke
         raise DataError("training", ["the train split has no image; add images or leave the run"])
     if attention_stage not in {0, 1, 2}:
         raise ValueError(f"attention_stage is 0, 1 or 2, found {attention_stage}")
+    keep_memory()
     model.attention_logits.requires_grad_(attention_stage == 1)
     rates = [learning_rate(learning.training, schedule, step) for step in range(steps)]
     lesson = _Lesson(images, indices, learning, attention_stage, precision, control)
