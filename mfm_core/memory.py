@@ -2,8 +2,8 @@
 
 A step frees and takes again about 100 MB of tensors. glibc gives such memory back to the system
 and gets it again page by page, each page zeroed: 1,400 page faults a step, none afterwards; and on
-pages of 4 kB every pass over a tensor waits for the table of pages. Together they were 9 % of a
-step (`mfm-simulate bench`). Elsewhere than on Linux with glibc nothing is done.
+pages of 4 kB every pass over a tensor waits for the table of pages. Together they were 7 to 9 % of
+a step (simulation/README.md). Elsewhere than on Linux with glibc nothing is done.
 Nothing here crosses the hospital's boundary.
 """
 

@@ -46,7 +46,7 @@ SSIM_VALUE_ERROR = Goal(1e-6, "at most")
 SSIM_GRADIENT_ERROR = Goal(1e-5, "at most")
 AUGMENTATION_SPEED = Goal(6.0, "at least")
 AUGMENTATION_SHARE = Goal(4.0, "at most")
-STEP_EFFICIENCY = Goal(35.0, "at least")
+STEP_EFFICIENCY = Goal(45.0, "at least")
 
 CARD_ROWS = {True: " (its rows are wall time).", False: ", so its rows are left out."}
 
