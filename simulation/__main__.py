@@ -34,6 +34,7 @@ from simulation.options import (
     AsJson,
     DataFolder,
     Fresh,
+    OneProcess,
     OutFolder,
     Settings,
     StudyFile,
@@ -63,6 +64,7 @@ def run(
     data: DataFolder = Path("."),
     out: OutFolder = Path("runs"),
     fresh: Fresh = False,
+    one_process: OneProcess = False,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
@@ -72,10 +74,11 @@ def run(
 
     changes = parse_settings(settings)
     if is_many(study):
-        content, text = run_many(study, changes, (data, out, fresh), quiet=as_json)
+        place = (data, out, fresh, one_process)
+        content, text = run_many(study, changes, place, quiet=as_json)
         print_json(content) if as_json else print(text)
         return
-    order = Order(load_study(study, changes), data, out, fresh)
+    order = Order(load_study(study, changes), data, out, fresh, one_process)
     results = finished_results(order)
     known = results is not None
     if results is None:

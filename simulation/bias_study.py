@@ -39,12 +39,13 @@ from simulation.study import Order, finished_results, run_study
 
 @dataclass(frozen=True)
 class GridOrder:
-    """What the researcher asked for; `fresh` begins every cell anew."""
+    """What the researcher asked for; `fresh` and `one_process` as in `simulation.study.Order`."""
 
     grid: Grid
     data: Path
     out: Path
     fresh: bool = False
+    one_process: bool = False
 
     @property
     def folder(self) -> Path:
@@ -129,7 +130,7 @@ def run_cell(cell: Cell, order: GridOrder, display: Display) -> bool:
     """Run a cell's study unless it is finished and whole; return whether anything was run."""
     place = order.folder / cell.name
     fresh = order.fresh or is_damaged(place)
-    study = Order(cell.study, order.data, order.folder, fresh)
+    study = Order(cell.study, order.data, order.folder, fresh, order.one_process)
     if finished_results(study) is not None:
         return False
     run_study(study, display)

@@ -11,7 +11,15 @@ from typing import Annotated
 
 import typer
 
-from simulation.options import AsJson, DataFolder, Fresh, OutFolder, Settings, parse_settings
+from simulation.options import (
+    AsJson,
+    DataFolder,
+    Fresh,
+    OneProcess,
+    OutFolder,
+    Settings,
+    parse_settings,
+)
 
 DEFAULT = Path(__file__).parent / "studies" / "federations.yaml"
 
@@ -21,10 +29,7 @@ def federations(
     data: DataFolder = Path("."),
     out: OutFolder = Path("runs"),
     fresh: Fresh = False,
-    one_process: Annotated[
-        bool,
-        typer.Option("--one-process", help="Federate without Flower's engine: same bits, quicker."),
-    ] = False,
+    one_process: OneProcess = False,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:

@@ -30,14 +30,15 @@ def is_many(path: Path) -> bool:
 
 
 def run_many(
-    path: Path, changes: Mapping[str, str], place: tuple[Path, Path, bool], *, quiet: bool
+    path: Path, changes: Mapping[str, str], place: tuple[Path, Path, bool, bool], *, quiet: bool
 ) -> tuple[dict[str, Any], str]:
     """Run a grid or table; return its content and what to print.
 
     Args:
         path: of the file.
         changes: values of --set.
-        place: images, folder of run folders, and whether to begin anew.
+        place: images, folder of run folders, whether to begin anew, and whether to federate in
+            this process.
         quiet: show no progress.
     """
     from simulation.bias_study import GridOrder, run_grid

@@ -16,6 +16,10 @@ DataFolder = Annotated[
 ]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder of run folders.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew; empties the folder.")]
+OneProcess = Annotated[
+    bool,
+    typer.Option("--one-process", help="Federate without Flower's engine: same bits, quicker."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]
 Settings = Annotated[
     list[str] | None,

@@ -155,17 +155,33 @@ def run_study(order: Order, display: Display) -> dict[str, Any]:
 def _federate(order: Order, folder: RunFolder, sites: int, clock: Clock, display: Display) -> None:
     if folder.finished:
         return
-    study = order.study
-    if order.one_process:
-        display.show(Step("federated training", 0, study.run.rounds, "in this process"))
-        with clock.measure("federation"):
-            federate_here(folder.path, sites, resume=folder.resumable)
-        Watch(folder, study.limits).look()  # refuses a run that a hospital dropped out of
-        return
-    federation = Federation(sites, count_workers(study, sites))
     with clock.measure("federation"):
-        start_up = run_federation(folder, federation, study.limits, display)
+        start_up = federate(order.study, folder, sites, display, one_process=order.one_process)
     clock.add("of which engine start", start_up)
+
+
+def federate(
+    study: StudyConfig, folder: RunFolder, sites: int, display: Display, *, one_process: bool
+) -> float:
+    """Run a federation that is not finished, or go on with it; return what starting took, seconds.
+
+    Args:
+        study: whose limits and workers hold.
+        folder: of the run.
+        sites: hospitals of the run.
+        display: told of the rounds.
+        one_process: federate here (`simulation.one_process`), without Flower's engine.
+
+    Raises:
+        RunFailed: it ended without a result, or a hospital dropped out.
+    """
+    if not one_process:
+        federation = Federation(sites, count_workers(study, sites))
+        return run_federation(folder, federation, study.limits, display)
+    display.show(Step("federated training", 0, study.run.rounds, "in this process"))
+    federate_here(folder.path, sites, resume=folder.resumable)
+    Watch(folder, study.limits).look()  # refuses a run that a hospital dropped out of
+    return 0.0
 
 
 def empty(folder: Path) -> None:

@@ -15,12 +15,11 @@ from typing import Any
 
 from mfm_core.errors import DataError
 from simulation.config import expected_sites
-from simulation.engine import Federation
 from simulation.hospitals import describe_hospitals, prepare
 from simulation.jobs import run_jobs
 from simulation.progress import Display, Step
-from simulation.runner import RunFolder, hold, run_federation
-from simulation.study import count_workers, empty
+from simulation.runner import RunFolder, hold
+from simulation.study import count_workers, empty, federate
 from simulation.table import ModelKind, TableCell, TablePlan
 from simulation.table_models import jobs_of
 from simulation.table_page import write_table
@@ -28,12 +27,13 @@ from simulation.table_page import write_table
 
 @dataclass(frozen=True)
 class TableOrder:
-    """What the researcher asked for; `fresh` begins every cell anew."""
+    """What the researcher asked for; `fresh` and `one_process` as in `simulation.study.Order`."""
 
     plan: TablePlan
     data: Path
     out: Path
     fresh: bool = False
+    one_process: bool = False
 
     @property
     def folder(self) -> Path:
@@ -103,6 +103,5 @@ def _run_model(cell: TableCell, order: TableOrder, kind: ModelKind, display: Dis
     with hold(place):
         run = RunFolder(place)
         if kind == "federated" and not run.finished:
-            federation = Federation(sites, count_workers(cell.study, sites))
-            run_federation(run, federation, cell.study.limits, display)
+            federate(cell.study, run, sites, display, one_process=order.one_process)
         run_jobs(jobs, count_workers(cell.study, len(jobs)), display)

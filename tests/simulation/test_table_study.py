@@ -50,6 +50,21 @@ def test_a_table_is_run_once_written_and_goes_on_with_another_model(
         run_table(TableOrder(other, tmp_path / "data", tmp_path / "runs"), SilentDisplay())
 
 
+def test_a_table_federates_in_this_process_where_that_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        table_study, "run_jobs", lambda jobs, _workers, _display: [job.compute() for job in jobs]
+    )
+    plan = small_table(tmp_path, models=["federated"], head="federated")
+    order = TableOrder(plan, tmp_path / "data", tmp_path / "runs", one_process=True)
+    content = run_table(order, SilentDisplay())
+    for cell in plan.cells:
+        place = order.folder / cell.name
+        assert (place / "final.safetensors").is_file() and not (place / "engine.json").exists()
+    assert content["missing"] == []
+
+
 def test_the_check_shows_the_hospitals_of_every_split(tmp_path: Path) -> None:
     plan = small_table(tmp_path)
     found = check_table(plan, tmp_path / "data")
