@@ -3,7 +3,7 @@
 In Flower's simulation engine, or over real processes (`simulation.consortium`): a SuperLink, a
 gateway and eight nodes, TLS and keys. Visible and masked runs of the same study follow each other,
 every second time backwards, so that what else the machine does falls on both. Real nodes take
-minutes to start on two cores, so each set of them does a run more than once.
+minutes to start on two cores and are started anew for each mode.
 What crosses a hospital's boundary: what a run sends; the hospitals are phantoms.
 """
 
@@ -33,8 +33,12 @@ from simulation.runner import RunFolder, run_federation
 from simulation.stopwatch import Goal, Row, make_row
 from strategies.config import RunConfig
 
-HOSPITALS, ROUNDS, STEPS, PATIENTS = 8, 3, 40, 30
-RUNS_OF_NODES = 2
+HOSPITALS, STEPS, PATIENTS = 8, 40, 30
+ROUNDS = {"simulated": 3, "real": 8}
+"""`mfm-server init` writes 40 rounds of 40 steps. What comes before and after the rounds weighs
+the more the fewer there are; so few let a run end within minutes."""
+
+RUNS_OF_NODES = 1
 """Runs that one set of real nodes does."""
 
 SECURE_COST = Goal(1.2, "at most")
@@ -63,7 +67,7 @@ def time_simulated(mode: str, run: Mapping[str, Any]) -> list[Cost]:
     Raises:
         RunFailed: the run ended without a model.
     """
-    study = _study(mode, run)
+    study = _study("simulated", mode, run)
     workers = min(len(os.sched_getaffinity(0)), HOSPITALS)
     with tempfile.TemporaryDirectory(prefix="mfm-bench-") as place:
         folder = Path(place) / "bench"
@@ -84,7 +88,7 @@ def time_real(mode: str, run: Mapping[str, Any]) -> list[Cost]:
     Raises:
         RunFailed: the consortium did not start, or the run ended without a model.
     """
-    study = _study(mode, run)
+    study = _study("real", mode, run)
     with tempfile.TemporaryDirectory(prefix="mfm-bench-") as place:
         folder = Path(place) / "bench"
         prepare(study, Path(place), folder)
@@ -108,8 +112,9 @@ def _follow(real: Consortium, name: str) -> Cost:
     return Cost(seconds, int(ending.results["bytes_per_site_and_round"]))
 
 
-def _study(mode: str, run: Mapping[str, Any]) -> StudyConfig:
-    return write_study(ROUNDS, STEPS, PATIENTS, {**run, "secure_sum": MODES[mode]}, HOSPITALS)
+def _study(place: str, mode: str, run: Mapping[str, Any]) -> StudyConfig:
+    keys = {**run, "secure_sum": MODES[mode]}
+    return write_study(ROUNDS[place], STEPS, PATIENTS, keys, HOSPITALS)
 
 
 PLACES: Mapping[str, tuple[str, Timing, Sequence[str]]] = {
@@ -138,7 +143,7 @@ def bench_secure_sum(
         for mode in modes if number % 2 == 0 else modes[::-1]:
             found[mode] += time_runs(mode, run or {})
             print(f"{mode}: {_seconds(found[mode])}", file=sys.stderr, flush=True)
-    where = f"{words}, {HOSPITALS} hospitals x {ROUNDS} rounds x {STEPS} steps"
+    where = f"{words}, {HOSPITALS} hospitals x {ROUNDS[place]} rounds x {STEPS} steps"
     plain = found["visible"]
     rows = []
     for mode in modes[1:]:
