@@ -157,7 +157,8 @@ def _federate(order: Order, folder: RunFolder, sites: int, clock: Clock, display
         return
     with clock.measure("federation"):
         start_up = federate(order.study, folder, sites, display, one_process=order.one_process)
-    clock.add("of which engine start", start_up)
+    if not order.one_process:
+        clock.add("of which engine start", start_up)
 
 
 def federate(
