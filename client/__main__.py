@@ -6,11 +6,9 @@ What crosses the hospital's boundary: nothing; these commands read and write loc
 
 from __future__ import annotations
 
-import signal
+import math
 import sys
-import traceback
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import click
@@ -26,7 +24,7 @@ from client import (
     commands_privacy,
     commands_report,
 )
-from mfm_core.errors import MfmError, system_refusal
+from mfm_core.command_line import end_at_signals, run_command
 
 app = typer.Typer(
     help="One hospital's side of a federated run. Research software, not a medical device.",
@@ -145,6 +143,8 @@ def audit(  # noqa: PLR0913, PLR0917  # a command's arguments are its options
     chosen = (explanations, bias, subgroups, slices)
     if (privacy and any(chosen)) or (results is not None and not privacy):
         raise click.UsageError("--privacy stands alone among the parts; --results belongs to it")
+    if math.isnan(minutes):
+        raise click.BadParameter("--minutes: expected a number, found nan")
     if privacy:
         from client.leak_audit import Asked
 
@@ -168,41 +168,14 @@ def _audit_privacy(asked: Any, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-class Interrupted(BaseException):
-    """Ctrl-C or SIGTERM. No KeyboardInterrupt, which typer turns into an exit code of its own."""
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise Interrupted
-
-
 def call(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code; errors go to standard error as plain text."""
-    try:
-        code = app(arguments, standalone_mode=False)
-        return code if isinstance(code, int) else 0
-    except click.exceptions.Exit as end:
-        return end.exit_code
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except MfmError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(system_refusal(error), file=sys.stderr)
-    except (Interrupted, KeyboardInterrupt, click.Abort):
-        print("Interrupted.", file=sys.stderr)
-    except Exception:
-        traceback.print_exc()
-        print("This is a defect of mfm-client; please report the lines above.", file=sys.stderr)
-    return 3
+    return run_command(app, "mfm-client", arguments)
 
 
 def main() -> None:
     """Entry point of the console script."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    end_at_signals()
     sys.exit(call())
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from client.audit_picture import draw_centres
 from client.config import SiteConfig, load_site_config
 from client.limits import guarded_latent_sum
-from client.site import ATLAS, CACHE, FINAL, HEADS_FILE
+from client.site import ATLAS, CACHE, FINAL, HEADS_FILE, NOT_YET
 from mfm_core.atlas import Atlas, load_atlas
 from mfm_core.autoencoder import Autoencoder
 from mfm_core.bias import flip_figures, flip_sum, here_or_elsewhere, rank_biases
@@ -213,16 +213,14 @@ def open_audit(request: Request) -> Opened:
 
 def _refuse_missing(model_file: Path, atlas_file: Path, request: Request) -> None:
     """Raise unless both files are there; say which option or run would give them."""
-    missing = [
-        str(path)
-        for path, given in ((model_file, request.model), (atlas_file, request.atlas))
-        if given is None and not path.is_file()
-    ]
-    if missing:
-        raise CheckpointError(
-            f"{' and '.join(missing)}: not there yet; the last step of a run leaves model and "
-            "atlas in the state folder. Take part in a run, or name files with --model and --atlas"
-        )
+    files = ((model_file, request.model), (atlas_file, request.atlas))
+    absent = [(str(path), given) for path, given in files if not path.is_file()]
+    problems = [f"{path}: is no file; check the path" for path, given in absent if given]
+    if left := [path for path, given in absent if not given]:
+        advice = "or name files with --model and --atlas"
+        problems.append(f"{' and '.join(left)}: {NOT_YET}, {advice}")
+    if problems:
+        raise CheckpointError("\n".join(problems))
 
 
 def _heads(

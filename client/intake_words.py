@@ -42,7 +42,10 @@ def intake_lines(done: Intake, request: Request) -> list[str]:
         "",
         f"written: {MANIFEST}, {LEFT_OUT} (every file that was left out) in {request.out}",
     ]
-    lines.append("Both hold file names and stay at the hospital. For site.yaml:")
+    lines.append("Both hold file names and stay at the hospital.")
+    if not done.rows:
+        return [*lines, "No image is left for a run: check the folder and what was left out."]
+    lines.append("For site.yaml:")
     lines.append(f"  data: {{root: {done.root.resolve()}, manifest: {request.out / MANIFEST}}}")
     return lines
 

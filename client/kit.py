@@ -122,7 +122,8 @@ def _copy_in(source: Path, fresh: Path) -> None:
         with zipfile.ZipFile(source) as packed:
             _unpack(packed, source, fresh)
     except OSError as error:
-        raise ConfigError(str(source), [f"cannot be read ({error.strerror})"]) from None
+        reason = f"cannot be read ({error.strerror}); check the path"
+        raise ConfigError(str(source), [reason]) from None
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError):
         reason = "is neither a kit's folder nor an undamaged zip of one; get it again"
         raise ConfigError(str(source), [reason]) from None

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from client.config import load_site_config
-from client.site import ATLAS, CACHE, FINAL
+from client.site import ATLAS, CACHE, FINAL, NOT_YET
 from mfm_core.atlas import load_atlas
 from mfm_core.checkpoint import encoder_hash, load_model, save_model
 from mfm_core.dataset import open_images
+from mfm_core.errors import CheckpointError
 from mfm_core.personal_head import PersonalHead, personal_head
 
 OWN_HEAD = "own-head.safetensors"
@@ -50,6 +51,9 @@ def decide(config: Path) -> Decided:
     """
     site = load_site_config(config)
     folder = site.state_folder
+    absent = [str(folder / name) for name in (FINAL, ATLAS) if not (folder / name).is_file()]
+    if absent:
+        raise CheckpointError(f"{' and '.join(absent)}: {NOT_YET}")
     torch.set_num_threads(site.threads)
     model, metadata = load_model(folder / FINAL)
     atlas = load_atlas(folder / ATLAS, encoder_hash(model))

@@ -91,8 +91,11 @@ def read_results(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(str(path), [f"cannot be read as results: {error}"]) from None
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror}); check the path"
+        raise ConfigError(str(path), [reason]) from None
+    except (ValueError, RecursionError):
+        content = None
     if not isinstance(content, dict) or "pooled" not in content:
         expected = "expected the results.json or server.json of a finished run"
         raise ConfigError(str(path), [f"holds no figures of a run; {expected}"])

@@ -36,6 +36,11 @@ from strategies.config import RunConfig
 LEDGER, LOG, CACHE = "outbox.jsonl", "site.log", "cache"
 PRIVACY_LEDGER = "privacy.jsonl"
 FINAL, ATLAS, HEADS_FILE = "final.safetensors", "atlas.safetensors", "heads.safetensors"
+NOT_YET = (
+    "not there yet; the last step of a run leaves model and atlas in the state folder. "
+    "Take part in a run"
+)
+"""What is said where model or atlas are missing."""
 
 
 @dataclass(frozen=True)

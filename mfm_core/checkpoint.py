@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from mfm_core.autoencoder import Autoencoder, build_autoencoder
 from mfm_core.config import ImageConfig, ModelConfig, OntologyConfig, problems_of
 from mfm_core.errors import CheckpointError
 from mfm_core.sums import Schema, schema_hash
-from mfm_core.whole_file import write_whole
+from mfm_core.whole_file import sync_folder, write_whole
 
 FORMAT = "mfm-1"
 
@@ -101,16 +100,7 @@ def save_arrays(
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     content = save(whole, {"format": FORMAT, **metadata})
     write_whole(path, content)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a loss of power."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_folder(path.parent)
 
 
 def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
@@ -120,7 +110,8 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         CheckpointError: the file is missing, damaged or was not written by `save_arrays`.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; check the path")
+        found = "is a folder" if path.is_dir() else "no such file"
+        raise CheckpointError(f"{path}: {found}; check the path")
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})

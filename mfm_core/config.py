@@ -353,19 +353,40 @@ class _UniqueKeys(yaml.SafeLoader):
 
 _PLAIN = {
     "extra_forbidden": "unknown key; remove it or correct its spelling",
-    "tuple_type": "expected a list, e.g. [a, b]",
+    "missing": "is missing; add it",
+    **dict.fromkeys(("tuple_type", "list_type"), "expected a list, e.g. [a, b]"),
+    **dict.fromkeys(("model_type", "dict_type"), "expected keys with values"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "expected a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "expected a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "expected true or false"),
+    "string_type": "expected text",
+    "too_short": "expected {min_length} or more entries",
+    "too_long": "expected {max_length} entries or fewer",
     "union_tag_not_found": "has no kind",
     "union_tag_invalid": "unknown kind; use {expected_tags}",
 }
 """Pydantic's words for Python programmers, said to people."""
 
 
-def problems_of(error: ValidationError) -> list[str]:
-    """Return one line per problem: dotted path, what is wrong, what was found."""
+def problems_of(error: ValidationError, below: str = "") -> list[str]:
+    """Return one line per problem: dotted path, what is wrong, what was found.
+
+    A list that is too short only because its entries are wrong is no problem of its own.
+
+    Args:
+        error: what pydantic found.
+        below: dotted path of the key that was read; empty is the whole file.
+    """
     lines = []
+    places = [item["loc"] for item in error.errors()]
     for item in error.errors():
-        path = ".".join(str(step) for step in item["loc"]) or "(file)"
-        message = item["msg"].removeprefix("Value error, ")
+        loc = item["loc"]
+        if item["type"] == "too_short" and any(
+            place != loc and place[: len(loc)] == loc for place in places
+        ):
+            continue
+        path = ".".join(map(str, (below, *loc) if below else loc)) or "(file)"
+        message = item["msg"].removeprefix("Value error, ").replace("Input should ", "must ", 1)
         found = f" (found {repr(item['input'])[:80]})"
         if item["type"] in ("missing", "value_error", "extra_forbidden"):
             found = ""

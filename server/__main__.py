@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from mfm_core.errors import MfmError, system_refusal
+from mfm_core.command_line import run_command
 from server import (
     commands_folder,
     commands_hosting,
@@ -37,14 +37,7 @@ def coordinate() -> None:
 
 def main() -> None:
     """Run the command line; a refusal ends with its own exit code and no traceback."""
-    try:
-        app()
-    except MfmError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        print(system_refusal(error), file=sys.stderr)
-        sys.exit(3)
+    sys.exit(run_command(app, "mfm-server"))
 
 
 if __name__ == "__main__":

@@ -64,7 +64,9 @@ def _refuse_settings(text: str, where: str) -> None:
     try:
         HostingConfig.model_validate(parse_yaml(text))
     except ValidationError as error:
-        raise ConfigError(where, [f"--{problem}" for problem in problems_of(error)]) from None
+        problems = problems_of(error)  # the port of `listen` is that of the address
+        named = [one for one in problems if not one.startswith("listen:")] or problems
+        raise ConfigError(where, [f"--{problem}" for problem in named]) from None
 
 
 def _read_run(path: Path) -> str:
@@ -129,6 +131,8 @@ def pictures(
         hosting = load_hosting(opened)
         run, place = load_hosted_run(hosting), hosting.run.parent
         files = sorted(path for path in images.rglob("*") if path.is_file())
+        if not files:
+            raise ConfigError(str(images), ["holds no file; give the folder of public images"])
         found = read_pictures(files, run.image)
         made = write_public(place, found)
     print(f"{len(found)} pictures of {run.image.size_px} px in {place / PUBLIC_FILE}")

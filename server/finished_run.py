@@ -23,14 +23,21 @@ from mfm_core.head_files import load_heads
 from server.checkpoints import load_newest
 from server.hosted_status import is_consortium
 from server.leak_audit import LeakAudit, read_leak_audit
-from server.run_files import PROGRESS, ROUNDS, STATES, read_lines, read_submission
-from server.waiting import RUN_FILE
+from server.run_files import (
+    PROGRESS,
+    RESULTS,
+    ROUNDS,
+    RUN_FILE,
+    STATES,
+    choose_run,
+    read_lines,
+    read_submission,
+)
 from strategies.code_hash import code_hash
 from strategies.config import RunConfig
 from strategies.plan import plan_of
 
 MODEL, ATLAS, HEADS = "final.safetensors", "atlas.safetensors", "heads.safetensors"
-RESULTS = "server.json"
 
 Found = TypeVar("Found")
 
@@ -76,12 +83,7 @@ def find_run(folder: Path, name: str | None) -> Path:
             reason = "is no consortium's folder; leave --name out for the folder of one run"
             raise ConfigError(str(folder), [reason])
         return folder
-    found = sorted((folder / "runs").glob(f"*/{RUN_FILE}"), key=lambda path: path.stat().st_mtime)
-    chosen = [path.parent for path in found if name in (None, path.parent.name)]
-    if not chosen:
-        known = ", ".join(sorted(path.parent.name for path in found)) or "none"
-        raise ConfigError(str(folder / "runs"), [f"no such run; runs here: {known}"])
-    return chosen[-1]
+    return choose_run(folder / "runs", name)
 
 
 def read_finished(folder: Path) -> FinishedRun:

@@ -28,6 +28,7 @@ from server.journal import write_json
 from server.run_files import (
     PROGRESS,
     ROUNDS,
+    RUN_FILE,
     STATES,
     SUBMISSION,
     Ending,
@@ -37,7 +38,6 @@ from server.run_files import (
     read_object,
     read_submission,
 )
-from server.waiting import RUN_FILE
 from strategies.bundle import bundle_hash, stage_bundle
 from strategies.config import RunConfig
 from strategies.plan import plan_of

@@ -21,7 +21,7 @@ from server.folder import Folder
 from server.follow import Follower, Prepared, find_lost, last_flower_run, prepare
 from server.hosting import HostingConfig, consortium_of, load_hosted_run
 from server.register import read_sites
-from server.run_files import Ending, read_ending
+from server.run_files import RUN_FILE, Ending, choose_run, read_ending
 from server.superlink import (
     SERVER_APP,
     Host,
@@ -31,7 +31,7 @@ from server.superlink import (
     read_processes,
 )
 from server.unwatched import Followed
-from server.waiting import RUN_FILE, derive_waits
+from server.waiting import derive_waits
 from strategies.config import RunConfig
 
 
@@ -65,7 +65,7 @@ def resume_run(host: Host, hosting: HostingConfig, name: str | None) -> None:
         ConfigError: there is no such run, nothing runs or another run is under way.
         RunFailed: the run ended without a model.
     """
-    place = _chosen_run(host, name)
+    place = choose_run(host.folder / "runs", name)
     ending = read_ending(place)
     if ending is not None and ending.status != "failed":
         _tell_ending(place, ending)
@@ -78,19 +78,6 @@ def resume_run(host: Host, hosting: HostingConfig, name: str | None) -> None:
         _watch(prepared, host, number)
     else:
         _follow(prepared, host, resume=True)
-
-
-def _chosen_run(host: Host, name: str | None) -> Path:
-    runs = host.folder / "runs"
-    if name is not None:
-        found = [runs / name] if (runs / name / RUN_FILE).is_file() else []
-    else:
-        files = sorted(runs.glob(f"*/{RUN_FILE}"), key=lambda path: path.stat().st_mtime)
-        found = [path.parent for path in files]
-    if not found:
-        known = ", ".join(sorted(path.parent.name for path in runs.glob(f"*/{RUN_FILE}"))) or "none"
-        raise ConfigError(str(runs), [f"no such run; runs here: {known}"])
-    return found[-1]
 
 
 def _check_ready(host: Host, place: Path) -> None:

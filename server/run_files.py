@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mfm_core.errors import ConfigError
+
 ROUNDS, PROGRESS, STATES = "rounds.jsonl", "progress.json", "state"
 SUBMISSION = "submission.json"
 RESULTS = "server.json"
+RUN_FILE = "run.yaml"
 
 Status = Literal["complete", "degraded", "failed"]
 
@@ -35,6 +38,21 @@ class Ending:
     message: str
     missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     results: Mapping[str, Any] = field(default_factory=dict)
+
+
+def choose_run(runs: Path, name: str | None) -> Path:
+    """Return the folder of the run of that name below `runs`; None takes the newest.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    files = sorted(runs.glob(f"*/{RUN_FILE}"), key=lambda path: path.stat().st_mtime)
+    chosen = [path.parent for path in files if name in (None, path.parent.name)]
+    if not chosen:
+        known = ", ".join(sorted(path.parent.name for path in files)) or "none"
+        wanted = "no run" if name is None else f"no run {name!r}"
+        raise ConfigError(str(runs), [f"{wanted}; runs here: {known}"])
+    return chosen[-1]
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def read_status(folder: Path) -> dict[str, Any]:
         ConfigError: the folder holds no run or a damaged file.
     """
     if not (folder / PROGRESS).is_file():
-        reason = f"no {PROGRESS}: not a run folder, or the run has not begun"
+        reason = f"no {PROGRESS}: not a run folder or a consortium's, or the run has not begun"
         raise ConfigError(str(folder), [reason])
     try:
         return _read_run(folder)

@@ -14,10 +14,9 @@ from typing import Any
 
 from mfm_core.config import load_yaml
 from mfm_core.errors import ConfigError
-from server.run_files import read_lines
+from server.run_files import RUN_FILE, read_lines
 from strategies.config import RunConfig
 
-RUN_FILE = "run.yaml"
 DEADLINE_TIMES = 4.0
 LEAST_DEADLINE_S = 300.0
 LEAST_GRACE_S = 60.0

@@ -9,12 +9,9 @@ from __future__ import annotations
 import csv
 import json
 import re
-import signal
 import sys
 import tempfile
-import traceback
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import click
@@ -22,7 +19,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mfm_core.errors import ConfigError, MfmError, system_refusal
+from mfm_core.command_line import end_at_signals, run_command
+from mfm_core.errors import ConfigError
 from simulation.commands_explanations import explanations
 from simulation.commands_federations import federations
 from simulation.commands_few_labels import few_labels
@@ -341,41 +339,15 @@ for command in (privacy, federations, pretrain, transfer, few_labels, explanatio
     app.command()(command)
 
 
-class Interrupted(BaseException):
-    """Ctrl-C or SIGTERM. No KeyboardInterrupt, which typer turns into an exit code of its own."""
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise Interrupted
-
-
 def call(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code; errors go to standard error as plain text."""
-    try:
-        returned = app(arguments, standalone_mode=False)
-        return returned if isinstance(returned, int) else 0
-    except click.exceptions.Exit as end:
-        return end.exit_code
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except MfmError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(system_refusal(error), file=sys.stderr)
-    except Interrupted:
-        print("Interrupted; everything was stopped. The same command goes on.", file=sys.stderr)
-    except Exception:
-        traceback.print_exc()
-        print("This is a defect of mfm-simulate; please report the lines above.", file=sys.stderr)
-    return 3
+    again = "Interrupted; everything was stopped. The same command goes on."
+    return run_command(app, "mfm-simulate", arguments, again)
 
 
 def main() -> None:
     """Entry point of the console script."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    end_at_signals()
     sys.exit(call())
 
 

@@ -60,7 +60,7 @@ def load_results(folders: Sequence[Path]) -> list[tuple[str, dict[str, Any]]]:
             lines_of(folder.name, content)
         except OSError as error:
             problems.append(f"{path}: cannot be read ({error.strerror}); run the study first")
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             problems.append(f"{path}: is not the results.json of a study")
         else:
             found.append((path.parent.name, content))

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from mfm_core.config import DataConfig, Part, parse_yaml, problems_of, read_yaml
 from mfm_core.devices import Wanted
 from mfm_core.errors import ConfigError
+from simulation.options import other_command
 from simulation.phantoms import PhantomConfig
 from simulation.released import start_problems
 from strategies.config import RunConfig
@@ -245,9 +246,7 @@ def _ontology_problems(study: StudyConfig) -> list[str]:
             known = ", ".join(ontology.attributes) or "none"
             problems.append(f"{where}: {attribute!r} is not an attribute ({known})")
         elif value is not None and value not in values:
-            problems.append(
-                f"{where}: {value!r} is not a value of {attribute}: {', '.join(values)}"
-            )
+            problems.append(f"{where}: {value!r} is no value of {attribute}: {', '.join(values)}")
         if label is not None and label not in ontology.classes:
             problems.append(f"{where}: {label!r} is not a class: {', '.join(ontology.classes)}")
     return problems
@@ -353,9 +352,10 @@ def load_study(path: Path, settings: Mapping[str, str] | None = None) -> StudyCo
     Raises:
         ConfigError: every problem of the file, by dotted path.
     """
-    study, problems = read_study(override(read_yaml(path), settings or {}))
+    content = override(read_yaml(path), settings or {})
+    study, problems = read_study(content)
     if problems or study is None:
-        raise ConfigError(str(path), problems)
+        raise ConfigError(str(path), other_command(content) or problems)
     return study
 
 

@@ -34,10 +34,11 @@ def read_one_key(
     """
     content = override(read_yaml(path), settings or {})
     if key not in content:
-        raise ConfigError(str(path), [f"expected the one key {key} at the top"])
+        found = ", ".join(map(str, content)) or "none"
+        raise ConfigError(str(path), [f"expected the one key {key} at the top, found {found}"])
     beside = [f"{other}: stands beside {key}; put it below it" for other in content if other != key]
     try:
         return kind.model_validate(content[key]), beside
     except ValidationError as error:
-        problems = [*beside, *(f"{key}.{line}" for line in problems_of(error))]
+        problems = [*beside, *problems_of(error, key)]
         raise ConfigError(str(path), problems) from None

@@ -1,12 +1,13 @@
-"""Options that several commands of `mfm-simulate` share, and the reading of `--set`.
+"""Options that several commands of `mfm-simulate` share, the reading of `--set`, kinds of files.
 
 What crosses a hospital's boundary: nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +26,25 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. run.rounds=5; repeatable."),
 ]
+
+COMMANDS = {
+    "grid": "run",
+    "table": "run",
+    "comparison": "federations",
+    "few_labels": "few-labels",
+    "transfer": "transfer",
+    "pretraining": "pretrain",
+}
+"""Files that are no single study: their one key at the top, and the command that takes them."""
+
+
+def other_command(content: Mapping[str, Any]) -> list[str]:
+    """Return what to do with a file of another kind that was given as a study; empty: none is."""
+    return [
+        f"is no single study: it holds a {key}, which `mfm-simulate {command}` takes"
+        for key, command in COMMANDS.items()
+        if key in content
+    ]
 
 
 def parse_settings(settings: list[str] | None) -> dict[str, str]:

@@ -124,8 +124,7 @@ def prepare(config: PretrainingConfig, data: Path) -> Prepared:
     try:
         run = RunConfig.model_validate({**config.run, "ontology": {"tasks": tasks}})
     except ValidationError as error:
-        lines = [f"pretraining.run.{line}" for line in problems_of(error)]
-        raise ConfigError("study", lines) from None
+        raise ConfigError("study", problems_of(error, "pretraining.run")) from None
     if run.pretrained is not None:
         raise ConfigError("study", ["pretraining.run.pretrained: a pre-training starts anew"])
     return Prepared(config, run, root if sets[0].folder != root else root.parent, sets)

@@ -174,6 +174,21 @@ def test_no_model_yet_is_refused(consortium_folder, capsys):
     assert "final.safetensors" in error and "atlas.safetensors" in error
 
 
+def test_every_file_that_is_missing_is_named_at_once(consortium_folder, tmp_path, capsys):
+    without_run(consortium_folder)
+    files = ("--model", str(tmp_path), "--atlas", str(tmp_path / "none"))
+    assert call(audit(consortium_folder, *files, site="fresh")) == 1
+    assert capsys.readouterr().err.count("is no file; check the path") == 2
+    assert call(audit(consortium_folder, *files[:2], site="fresh")) == 1
+    error = capsys.readouterr().err
+    assert "is no file; check the path" in error and "atlas.safetensors: not there yet" in error
+
+
+def test_a_time_that_is_no_number_is_wrong_use(consortium_folder, capsys):
+    assert call(audit(consortium_folder, "--privacy", "--minutes", "nan")) == 2
+    assert "found nan" in capsys.readouterr().err
+
+
 def test_named_files_serve_where_no_run_was(consortium_folder, tmp_path, capsys):
     without_run(consortium_folder)
     state = consortium_folder / "state" / "north"

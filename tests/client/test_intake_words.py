@@ -26,7 +26,12 @@ def test_every_reason_is_said_with_its_number(tmp_path: Path) -> None:
     assert "3 of 19 files" in text
     assert "1 patients" in text
     assert "view: 1 images with a value" in text
-    assert "Family" not in text
+    assert "Family" not in text and "For site.yaml" in text
+
+
+def test_without_an_image_nothing_is_offered_for_the_settings(tmp_path: Path) -> None:
+    text = "\n".join(intake_lines(Intake(tmp_path), Request(tmp_path, tmp_path, tmp_path)))
+    assert "For site.yaml" not in text and text.endswith("check the folder and what was left out.")
 
 
 def test_lines_without_image_matter_only_with_a_table(tmp_path: Path) -> None:

@@ -91,3 +91,14 @@ def test_without_a_finished_run_the_answer_says_so(
     (tmp_path / "state" / "final.safetensors").unlink()
     assert call(["head", "--config", str(path)]) != 0
     assert "final.safetensors" in capsys.readouterr().err
+
+
+def test_before_a_run_the_command_says_what_would_give_the_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = lay_out(tmp_path, view_world().ontology.classes)
+    (tmp_path / "state" / "final.safetensors").unlink()
+    assert call(["head", "--config", str(path)]) == 1
+    error = capsys.readouterr().err
+    assert "final.safetensors: not there yet" in error and "Take part in a run" in error
+    assert "atlas.safetensors" not in error

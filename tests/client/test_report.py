@@ -70,13 +70,13 @@ def test_results_of_another_run_are_refused(folder: Path) -> None:
         refuse_other_run(atlas, {"config_hash": "ab" * 32}, path)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"study": "x"}'])
-def test_files_that_are_no_results_are_refused(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"study": "x"}', b"\xff", b"[" * 10_000])
+def test_files_that_are_no_results_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "results.json"
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"results\.json"):
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"results\.json or server\.json of a finished run"):
         read_results(path)
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=r"cannot be read \(No such file or directory\); check"):
         read_results(tmp_path / "missing.json")
 
 

@@ -23,7 +23,7 @@ LIBRARIES = {
     "mfm_core": {
         *("numpy", "scipy", "torch", "torchvision", "pydantic", "yaml", "pydicom", "PIL"),
         *("safetensors", "matplotlib", "mpl_toolkits", "jinja2", "captum", "opacus", "opendp"),
-        "h5py",
+        *("h5py", "click"),
     },
     "strategies": {
         *("numpy", "scipy", "pydantic", "flwr", "cryptography"),
@@ -60,6 +60,7 @@ ONLY_IN = {
             "wire.py",
         ),
     },
+    ("mfm_core", "click"): {"command_line.py"},
     ("mfm_core", "captum"): {"attribution.py"},
     ("mfm_core", "opacus"): {"accounting.py", "grad_samplers.py", "private_training.py"},
     ("mfm_core", "h5py"): {"mimeta_pixels.py"},

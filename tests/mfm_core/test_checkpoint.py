@@ -107,7 +107,7 @@ def test_a_failed_write_leaves_the_old_file(
     def no_space(_handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mfm_core.checkpoint.os.fsync", no_space)
+    monkeypatch.setattr("mfm_core.whole_file.os.fsync", no_space)
     with pytest.raises(OSError, match="No space"):
         save_arrays(path, {"a": np.ones(3)}, {})
     np.testing.assert_array_equal(read_arrays(path)[0]["a"], np.zeros(3))
@@ -158,6 +158,8 @@ def test_truncated_files_are_refused(tmp_path: Path, keep: int) -> None:
 
 
 def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is a folder; check the path"):
+        load_model(tmp_path)
     with pytest.raises(CheckpointError, match="no such file"):
         read_arrays(tmp_path / "none.safetensors")
     from safetensors.numpy import save_file

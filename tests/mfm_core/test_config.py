@@ -1,9 +1,10 @@
 """Configuration: every problem at once, by dotted path; equal settings, equal hashes."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from mfm_core.config import (
     DataConfig,
@@ -62,7 +63,7 @@ def test_all_problems_are_listed_by_dotted_path(tmp_path: Path) -> None:
         ("ontology: {classes: [a, b], attributes: {x.count: [p, q]}}", "pattern"),
         ("ontology: {classes: [a, b], attributes: {x: [p]}}", "two or more"),
         ("ontology: {classes: [a, b]}\nontology: {classes: [a, b]}", "stands twice"),
-        ("ontology: {classes: [a, b]}\nmodel: {widths: [-4], depths: [1]}", "greater than"),
+        ("ontology: {classes: [a, b]}\nmodel: {widths: [-4], depths: [1]}", "greater than or"),
         ("ontology: {classes: [a, b]}\nmodel: {widths: [18], depths: [1]}", "divide"),
         ("ontology: {classes: [a, b]}\nmodel: {widths: [64, 64]}", "same number"),
         ("- a list", "mapping"),
@@ -107,6 +108,41 @@ def test_a_configuration_cannot_be_changed() -> None:
 def test_text_that_yaml_cannot_read_is_a_value_error(text):
     with pytest.raises(ValueError, match=r"\w"):
         parse_yaml(text)
+
+
+class Word(Part):
+    word: str
+
+
+class Toy(Part):
+    count: int = Field(1, ge=1)
+    share: float = Field(0.5, lt=1)
+    on: bool = False
+    kinds: tuple[Literal["a", "b"], ...] = Field(("a",), min_length=1)
+    inner: Word = Word(word="x")
+
+
+def toy_problems(**content: object) -> list[str]:
+    with pytest.raises(ValidationError) as caught:
+        Toy.model_validate(content)
+    return problems_of(caught.value, "toy")
+
+
+def test_every_wrong_value_is_told_in_plain_words() -> None:
+    wrong = {"count": "ten", "share": 2, "on": "perhaps", "kinds": [], "inner": {}}
+    assert toy_problems(**wrong) == [
+        "toy.count: expected a whole number (found 'ten')",
+        "toy.share: must be less than 1 (found 2)",
+        "toy.on: expected true or false (found 'perhaps')",
+        "toy.kinds: expected 1 or more entries (found [])",
+        "toy.inner.word: is missing; add it",
+    ]
+    assert toy_problems(inner=3) == ["toy.inner: expected keys with values (found 3)"]
+
+
+def test_a_list_of_wrong_entries_is_not_called_short_too() -> None:
+    assert toy_problems(kinds=["x", "a"]) == ["toy.kinds.0: must be 'a' or 'b' (found 'x')"]
+    assert toy_problems(kinds=["x"]) == ["toy.kinds.0: must be 'a' or 'b' (found 'x')"]
 
 
 def test_problems_are_in_words_of_people():

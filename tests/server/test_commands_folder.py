@@ -76,7 +76,8 @@ def test_a_wrong_word_makes_no_folder(
     words = {"--name": "c", "--address": "h:1"} | changed
     flat = [word for pair in words.items() for word in pair]
     assert call(monkeypatch, "init", tmp_path / "c", *flat) == 1
-    assert expected in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+    told = capsys.readouterr().err
+    assert expected in told and "--listen" not in told and list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_said_in_words(
@@ -162,4 +163,6 @@ def test_pictures_makes_the_file_and_says_the_line_for_run_yaml(
     (tmp_path / "films" / "0" / "words.txt").write_text("no film")
     assert call(monkeypatch, "pictures", folder.root, tmp_path / "films") != 0
     assert "words.txt" in capsys.readouterr().err
+    assert call(monkeypatch, "pictures", folder.root, tmp_path / "nowhere") == 1
+    assert "nowhere" in (told := capsys.readouterr().err) and "holds no file" in told
     read_public(folder.root, named, ImageConfig(size_px=32))

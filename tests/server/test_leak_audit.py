@@ -34,8 +34,8 @@ def test_an_attack_that_is_mostly_wrong_is_as_strong_as_one_that_is_right() -> N
     ("wrong", "said"),
     [
         ({"auc": 0.6}, "outside its interval"),
-        ({"tpr_at_1_fpr": 2}, "less than or equal to 1"),
-        ({"n": 0}, "greater than or equal to 1"),
+        ({"tpr_at_1_fpr": 2}, "must be less than or equal to 1"),
+        ({"n": 0}, "must be greater than or equal to 1"),
         ({"date": "yesterday"}, "date"),
         ({"auc_interval": [0.49]}, "auc_interval"),
         ({"patients": ["p1"]}, "unknown key"),

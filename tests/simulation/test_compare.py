@@ -68,3 +68,12 @@ def test_all_folders_without_results_are_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_results([tmp_path / "empty", tmp_path / "wrong", tmp_path / "absent"])
     assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"[1]", b'"x"', b"[" * 10_000, b'{"pooled": 3}', b'{"pooled": "x"}']
+)
+def test_what_is_no_study_is_told_in_plain_words(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"is not the results\.json of a study"):
+        load_results([tmp_path])

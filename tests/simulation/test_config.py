@@ -72,7 +72,7 @@ def test_rules_may_only_name_what_the_ontology_has(tmp_path: Path) -> None:
     other = {"name": "b", "where": {"scanner": ["b"]}}
     content = folder_study(hospitals={"kind": "explicit", "sites": [site, other]})
     found = problems(tmp_path, content)
-    assert any("'LAT' is not a value of view" in line for line in found)
+    assert any("'LAT' is no value of view" in line for line in found)
     assert any("'flu' is not a class" in line for line in found)
     content = folder_study(hospitals={"kind": "attribute", "attribute": "weather"})
     assert "'weather' is not an attribute" in problems(tmp_path, content)[0]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import typer
 
-from simulation.options import parse_settings
+from mfm_core.errors import ConfigError
+from simulation.__main__ import STUDIES, app
+from simulation.config import load_study
+from simulation.options import COMMANDS, parse_settings
 
 
 def test_settings_are_keys_and_values() -> None:
@@ -17,3 +20,26 @@ def test_settings_are_keys_and_values() -> None:
 def test_an_entry_without_key_or_value_is_refused(entry: str) -> None:
     with pytest.raises(typer.BadParameter, match="expected KEY=VALUE"):
         parse_settings(["a=1", entry])
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("bias", "run"),
+        ("table1", "run"),
+        ("federations", "federations"),
+        ("few_labels", "few-labels"),
+        ("transfer", "transfer"),
+        ("mimeta", "pretrain"),
+    ],
+)
+def test_a_file_of_another_kind_is_sent_to_its_command(name: str, command: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_study(STUDIES / f"{name}.yaml")
+    assert len(caught.value.problems) == 1
+    assert caught.value.problems[0].endswith(f"`mfm-simulate {command}` takes")
+
+
+def test_every_command_that_a_file_is_sent_to_exists() -> None:
+    names = {one.name or one.callback.__name__.replace("_", "-") for one in app.registered_commands}
+    assert set(COMMANDS.values()) <= names
