@@ -24,16 +24,13 @@ from mfm_core.blocks import (
     ShuffleUnit,
     Up,
     clamp_gently,
-    depth_to_space,
     group_norm,
-    space_to_depth,
-    to_images,
-    to_rows,
 )
 from mfm_core.config import ImageConfig, ModelConfig
 from mfm_core.devices import normal_like
 from mfm_core.errors import ConfigError
 from mfm_core.linear_path import LinearPath, description_size
+from mfm_core.rows import depth_to_space, space_to_depth, to_images, to_rows
 
 MAX_PARAMETERS = 1_400_000
 """Most parameters of an agreed model (paper section 2.1)."""

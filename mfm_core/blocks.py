@@ -2,9 +2,9 @@
 
 Pointwise *group* convolutions, channel shuffle and a depthwise 3x3 (ShuffleNet; paper section
 2.1), mirrored by transposed convolutions with channel shuffle. All tensors are channels-last, so
-that a pointwise group convolution is one batched product over a view, and a stride-2 convolution
-or transposed convolution of kernel 2 is one product and one copy that also shuffles. Each unit
-has one GroupNorm at its narrow place (no BatchNorm: it mixes patients and breaks under unlike
+that convolutions of one pixel, or of pixels side by side, are batched products (`mfm_core.rows`).
+On a processor a block is one pass (`mfm_core.passes`), unless a hook wants to see its layers. Each
+unit has one GroupNorm at its narrow place (no BatchNorm: it mixes patients and breaks under unlike
 sites), and its last product starts at zero, so that a new unit is the identity.
 Nothing here crosses the hospital's boundary.
 """
@@ -18,88 +18,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-
-class _GroupProduct(torch.autograd.Function):
-    """Rows times a block-diagonal matrix, without a copy of the rows."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Return `[M, g * o]` of rows `[M, g * i]` and weight `[g, o, i]`."""
-        ctx.save_for_backward(rows, weight)
-        return _product(rows, weight.transpose(1, 2))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Return the gradients of rows and weight."""
-        rows, weight = ctx.saved_tensors
-        groups, _, inner = weight.shape
-        gradient = gradients[0].contiguous()
-        back = _product(gradient, weight) if ctx.needs_input_grad[0] else None
-        left = gradient.view(len(rows), groups, -1).permute(1, 2, 0)
-        return back, torch.bmm(left, rows.view(len(rows), groups, inner).transpose(0, 1))
-
-
-def _product(rows: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
-    """Return rows `[M, g * i]` times blocks `[g, i, o]`, `[M, g * o]`."""
-    groups, inner, outer = blocks.shape
-    if groups == 1:
-        return rows @ blocks[0]
-    if torch.is_grad_enabled():  # a gradient of the gradient is asked for; `out` has none
-        cut = rows.view(len(rows), groups, inner).transpose(0, 1)
-        return torch.bmm(cut, blocks).transpose(0, 1).reshape(len(rows), groups * outer)
-    result = rows.new_empty(len(rows), groups * outer)
-    torch.bmm(
-        rows.view(len(rows), groups, inner).transpose(0, 1),
-        blocks,
-        out=result.view(len(rows), groups, outer).transpose(0, 1),
-    )
-    return result
-
-
-def to_rows(images: torch.Tensor) -> torch.Tensor:
-    """Return `[N * H * W, C]` of channels-last `[N, C, H, W]`: a view."""
-    return images.permute(0, 2, 3, 1).reshape(-1, images.shape[1])
-
-
-def to_images(rows: torch.Tensor, count: int) -> torch.Tensor:
-    """Return channels-last `[count, C, H, H]` of `[count * H * H, C]`: a view."""
-    side = math.isqrt(len(rows) // count)
-    return rows.view(count, side, side, rows.shape[1]).permute(0, 3, 1, 2)
-
-
-def channel_shuffle(rows: torch.Tensor, groups: int) -> torch.Tensor:
-    """Return `[M, C]` with the channels of the groups exchanged.
-
-    Every group is cut into `groups` pieces and piece j goes to group j, so the next group
-    convolution reads equally from every group of the one before. (ShuffleNet's own order inside a
-    group differs by a permutation that the weights absorb; this one copies whole pieces.)
-    """
-    if groups == 1:
-        return rows
-    pieces = rows.view(len(rows), groups, groups, -1)
-    return pieces.transpose(1, 2).reshape(rows.shape)
-
-
-def space_to_depth(images: torch.Tensor, side: int, groups: int = 1) -> torch.Tensor:
-    """Return `[N * H/s * W/s, C * s * s]` of `[N, C, H, W]`: the group stays the slowest index.
-
-    The order of the last index is (group, row, column, channel of the group).
-    """
-    count, channels, height, width = images.shape
-    last = images.permute(0, 2, 3, 1)
-    cells = last.reshape(
-        count, height // side, side, width // side, side, groups, channels // groups
-    )
-    return cells.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, channels * side * side)
-
-
-def depth_to_space(rows: torch.Tensor, count: int, side: int, groups: int = 1) -> torch.Tensor:
-    """Return channels-last `[N, C, H * s, W * s]`: the inverse of `space_to_depth`."""
-    cells = math.isqrt(len(rows) // count)
-    channels = rows.shape[1] // side**2
-    apart = rows.view(count, cells, cells, groups, side, side, channels // groups)
-    joined = apart.permute(0, 1, 4, 2, 5, 3, 6)
-    return joined.reshape(count, cells * side, cells * side, channels).permute(0, 3, 1, 2)
+from mfm_core.passes import ResizePass, UnitPass
+from mfm_core.rows import (
+    GroupProduct,
+    channel_shuffle,
+    space_to_depth,
+    spread,
+    to_images,
+    to_rows,
+)
 
 
 class GroupPointwise(nn.Module):
@@ -122,7 +49,7 @@ class GroupPointwise(nn.Module):
         if torch.is_autocast_enabled(rows.device.type):
             kind = torch.get_autocast_dtype(rows.device.type)
             rows, weight = rows.to(kind), weight.to(kind)
-        product: torch.Tensor = _GroupProduct.apply(rows, weight)
+        product: torch.Tensor = GroupProduct.apply(rows, weight)
         return product
 
 
@@ -161,6 +88,13 @@ def group_norm(channels: int, norm_channels: int) -> Norm:
     return Norm(max(groups, 1), channels)
 
 
+def _in_one_pass(block: nn.Module, images: torch.Tensor) -> bool:
+    """Return whether a block may run as one pass: on a processor, in one precision, unwatched."""
+    if images.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return False
+    return not any(layer._forward_hooks or layer._forward_pre_hooks for layer in block.children())
+
+
 class ShuffleUnit(nn.Module):
     """A residual ShuffleNet unit: `[N, C, H, W]` to the same shape.
 
@@ -178,6 +112,15 @@ class ShuffleUnit(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the unit's output, `[N, C, H, W]`."""
+        norm = self.norm
+        weights = (self.narrow.weight, norm.weight, norm.bias)
+        weights += (self.depthwise.weight, self.widen.weight)
+        if not _in_one_pass(self, images):
+            return self._by_layers(images)
+        whole: torch.Tensor = UnitPass.apply(images, *weights, norm.num_groups, norm.eps)
+        return whole
+
+    def _by_layers(self, images: torch.Tensor) -> torch.Tensor:
         count = len(images)
         inner = self.norm(to_images(self.narrow(to_rows(images)), count))
         rows = channel_shuffle(to_rows(functional.relu(inner, inplace=True)), self.groups)
@@ -197,6 +140,8 @@ class Down(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return `[N, wider, H/2, W/2]` of `[N, width, H, W]`."""
+        if _in_one_pass(self, images):
+            return _resize(images, self.norm, self.conv, halves=True)
         active = functional.relu(self.norm(images), inplace=True)
         return to_images(self.conv(space_to_depth(active, 2, self.groups)), len(images))
 
@@ -216,15 +161,18 @@ class Up(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return `[N, narrower, 2H, 2W]` of `[N, width, H, W]`."""
+        if _in_one_pass(self, images):
+            return _resize(images, self.norm, self.conv, halves=False)
         active = functional.relu(self.norm(images), inplace=True)
-        rows = self.conv(to_rows(active))
-        count, groups = len(images), self.groups
-        cells = math.isqrt(len(rows) // count)
-        apart = rows.view(count, cells, cells, groups, 2, 2, groups, -1)
-        joined = apart.permute(0, 1, 4, 2, 5, 6, 3, 7)
-        spread = joined.reshape(count, 2 * cells, 2 * cells, rows.shape[1] // 4)
-        doubled: torch.Tensor = spread.permute(0, 3, 1, 2)
-        return doubled
+        return spread(self.conv(to_rows(active)), len(images), self.groups)
+
+
+def _resize(
+    images: torch.Tensor, norm: Norm, conv: GroupPointwise, *, halves: bool
+) -> torch.Tensor:
+    weights = (norm.weight, norm.bias, conv.weight)
+    found: torch.Tensor = ResizePass.apply(images, *weights, halves, norm.num_groups, norm.eps)
+    return found
 
 
 class _GentleClamp(torch.autograd.Function):

@@ -8,13 +8,9 @@ from mfm_core.blocks import (
     GroupPointwise,
     ShuffleUnit,
     Up,
-    channel_shuffle,
     clamp_gently,
-    depth_to_space,
-    space_to_depth,
-    to_images,
-    to_rows,
 )
+from mfm_core.rows import channel_shuffle, to_images, to_rows
 
 
 def pictures(channels: int, side: int = 8, count: int = 3) -> torch.Tensor:
@@ -49,27 +45,6 @@ def functional_product(layer: nn.Module, rows: torch.Tensor, weight: torch.Tenso
     result = torch.func.functional_call(layer, {"weight": weight}, (rows,))
     assert isinstance(result, torch.Tensor)
     return result
-
-
-@pytest.mark.parametrize("groups", [2, 4])
-def test_shuffle_sends_an_equal_part_of_every_group_to_every_group(groups: int) -> None:
-    rows = torch.arange(groups).repeat_interleave(16).expand(2, -1)
-    mixed = channel_shuffle(rows, groups).view(2, groups, 16)
-    for group in mixed[0]:
-        assert group.bincount(minlength=groups).tolist() == [16 // groups] * groups
-
-
-def test_shuffle_only_permutes() -> None:
-    rows = torch.arange(32.0).expand(3, -1)
-    assert torch.equal(channel_shuffle(rows, 4)[0].sort().values, torch.arange(32.0))
-
-
-@pytest.mark.parametrize("groups", [1, 2])
-def test_depth_to_space_undoes_space_to_depth(groups: int) -> None:
-    images = pictures(8)
-    rows = space_to_depth(images, 4, groups)
-    assert rows.shape == (3 * 4, 8 * 16)
-    assert torch.equal(depth_to_space(rows, 3, 4, groups), images)
 
 
 def test_down_equals_a_strided_group_convolution() -> None:
