@@ -112,11 +112,10 @@ class ShuffleUnit(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the unit's output, `[N, C, H, W]`."""
-        norm = self.norm
-        weights = (self.narrow.weight, norm.weight, norm.bias)
-        weights += (self.depthwise.weight, self.widen.weight)
         if not _in_one_pass(self, images):
             return self._by_layers(images)
+        norm, narrow, widen = self.norm, self.narrow.weight, self.widen.weight
+        weights = (narrow, norm.weight, norm.bias, self.depthwise.weight, widen)
         whole: torch.Tensor = UnitPass.apply(images, *weights, norm.num_groups, norm.eps)
         return whole
 
