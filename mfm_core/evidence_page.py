@@ -7,10 +7,9 @@ What crosses the hospital's boundary: nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from mfm_core.page_template import draw_page
 
 
 def draw_evidence(
@@ -25,12 +24,5 @@ def draw_evidence(
         glance: anchor, title and one sentence each.
         sections: anchor, title, items (title, text, done) and tables (caption, head, rows) each.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("evidence.html.j2")
-    return template.render(facts=facts, glance=glance, sections=sections) + "\n"
+    page = draw_page("evidence.html.j2", facts=facts, glance=glance, sections=sections)
+    return f"{page}\n"

@@ -10,10 +10,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from mfm_core.page_template import draw_page
 
 PAGE_STAYS = "This page shows patients: it must not leave the hospital."
 INDEX_STAYS = "This list leads back to patients: it must not leave the hospital."
@@ -81,7 +79,7 @@ class About:
 
 def explanation_page(about: About, sections: Sequence[Section]) -> str:
     """Return the page of one run, or of a part of it."""
-    return _render(
+    return draw_page(
         "explanation.html.j2",
         title=about.title,
         lead=about.lead,
@@ -102,17 +100,6 @@ def index_page(rows: Rows, refused: Rows, json: str) -> str:
         refused: source file, its folder and why there is no explanation of it.
         json: name of the same list for programs.
     """
-    return _render(
+    return draw_page(
         "explanation_index.html.j2", rows=rows, refused=refused, json=json, stay=INDEX_STAYS
     )
-
-
-def _render(template: str, **content: Any) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(template).render(**content)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from mfm_core.page_template import draw_page
 
 STAYS = "This page stays at the site: it says how far patients of this hospital can be found out."
 
@@ -174,14 +173,8 @@ def _with(value: float, ends: tuple[float, float]) -> str:
 
 def leak_page(content: Content) -> str:
     """Return the page of an audit's record."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("leak_page.html.j2").render(
+    return draw_page(
+        "leak_page.html.j2",
         title=f"Leak audit of {content['site']}, {content['date']}",
         stay=STAYS,
         headline=headline(content),

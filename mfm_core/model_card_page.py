@@ -7,12 +7,12 @@ of a stranger can be drawn too. What crosses the hospital's boundary: nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
+from jinja2 import TemplateError
 
 from mfm_core.errors import ConfigError
+from mfm_core.page_template import draw_page
 
 _MARKED = str.maketrans(
     {mark: f"\\{mark}" for mark in "\\`*_{}[]#|~$!"}
@@ -51,15 +51,8 @@ def draw_markdown(card: Mapping[str, Any]) -> str:
 
 
 def _draw(template: str, card: Mapping[str, Any], *, autoescape: bool) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=autoescape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     try:
-        return environment.get_template(template).render(card=card) + "\n"
+        return draw_page(template, autoescape=autoescape, card=card) + "\n"
     except (TemplateError, TypeError, AttributeError) as error:
         reason = f"is no model card that can be drawn ({error})"
         raise ConfigError("model_card.json", [reason]) from None

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mfm_core.gallery import Pictures
+from mfm_core.page_template import draw_page
 from mfm_core.report_page import Local, page_of
 from mfm_core.whole_file import write_whole
 
@@ -56,15 +56,8 @@ def render_report(
         settings: the agreed run, nested; may be empty.
         local: what a hospital adds to its own page, which then says that it must stay there.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     page = page_of(finite(results), pictures, settings, local)
-    return environment.get_template("report.html.j2").render(page)
+    return draw_page("report.html.j2", **page)
 
 
 def write_results(folder: Path, results: Mapping[str, Any]) -> Path:

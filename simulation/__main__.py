@@ -68,11 +68,11 @@ def run(
 ) -> None:
     """Run a study, a grid or a table of studies, or go on with an unfinished one, to its report."""
     from simulation.progress import choose_display
-    from simulation.study import Order, finished_results, run_study
+    from simulation.study import Order, Place, finished_results, run_study
 
     changes = parse_settings(settings)
     if is_many(study):
-        place = (data, out, fresh, one_process)
+        place = Place(data, out, fresh, one_process)
         content, text = run_many(study, changes, place, quiet=as_json)
         print_json(content) if as_json else print(text)
         return

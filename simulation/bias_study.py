@@ -13,8 +13,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import tempfile
 import traceback
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -26,31 +26,14 @@ import torch
 
 from mfm_core.atlas import load_atlas
 from mfm_core.checkpoint import encoder_hash, load_model
-from mfm_core.errors import CheckpointError, DataError, MfmError, RunFailed
+from mfm_core.errors import CheckpointError, MfmError, RunFailed
 from simulation.bias_evidence import RELEASED, Figures
 from simulation.bias_judge import evidence_key, judge_cell, lacking, read_evidence
 from simulation.bias_table import Evidence, write_tables
 from simulation.grid import Cell, Grid, GridConfig
-from simulation.hospitals import HELD_OUT, SITES, describe_hospitals, prepare
 from simulation.jobs import start_worker
 from simulation.progress import Display, Step
-from simulation.study import Order, finished_results, run_study
-
-
-@dataclass(frozen=True)
-class GridOrder:
-    """What the researcher asked for; `fresh` and `one_process` as in `simulation.study.Order`."""
-
-    grid: Grid
-    data: Path
-    out: Path
-    fresh: bool = False
-    one_process: bool = False
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the grid's run folders and tables."""
-        return self.out / self.grid.config.name
+from simulation.study import Order, Place, finished_results, run_study
 
 
 @dataclass
@@ -82,55 +65,27 @@ class CellDisplay:
         """Leave the grid's display open."""
 
 
-def run_grid(order: GridOrder, display: Display) -> dict[str, Any]:
+def run_grid(grid: Grid, place: Place, display: Display) -> dict[str, Any]:
     """Run what is not finished, judge it, and return the content of table.json.
 
     Raises:
         ConfigError: a run folder belongs to another study. DataError: images cannot be used.
         RunFailed: a federation or the judging of a cell ended without a result.
     """
-    cells, folder = order.grid.cells, order.folder
+    cells, folder = grid.cells, place.folder
     for index, cell in enumerate(cells):
         display.show(Step("cells", index, len(cells), cell.name))
-        run_cell(cell, order, CellDisplay(display, index, len(cells), cell.name))
+        run_cell(cell, place, CellDisplay(display, index, len(cells), cell.name))
     display.show(Step("cells", len(cells), len(cells)))
-    _judge_all(order, display)
-    evidence = [
-        _with_evidence(cell, folder / cell.name, order.grid.config) for cell in order.grid.cells
-    ]
-    return write_tables(folder, order.grid.config, evidence)
+    _judge_all(grid.config, [folder / cell.name for cell in cells], display)
+    evidence = [_with_evidence(cell, folder / cell.name, grid.config) for cell in cells]
+    return write_tables(folder, grid.config, evidence)
 
 
-def check_cells(grid: Grid, data: Path) -> dict[str, list[dict[str, object]]]:
-    """Return the hospitals of each cell's first seed, held-out ones too; trains nothing.
-
-    Raises:
-        DataError: what is wrong with the images or hospitals of these cells, all at once.
-    """
-    found: dict[str, list[dict[str, object]]] = {}
-    problems: list[str] = []
-    for cell in grid.cells:
-        if cell.seed != grid.config.seeds[0]:
-            continue
-        with tempfile.TemporaryDirectory(prefix="mfm-check-") as folder:
-            try:
-                prepare(cell.study, data, Path(folder))
-            except DataError as error:
-                problems += [f"{cell.name}: {error.subject}: {line}" for line in error.problems]
-                continue
-            kinds = (SITES, HELD_OUT)
-            rows = [describe_hospitals(cell.study, Path(folder), kind) for kind in kinds]
-            found[cell.name] = [*rows[0], *rows[1]]
-    if problems:
-        raise DataError("grid", problems)
-    return found
-
-
-def run_cell(cell: Cell, order: GridOrder, display: Display) -> bool:
+def run_cell(cell: Cell, place: Place, display: Display) -> bool:
     """Run a cell's study unless it is finished and whole; return whether anything was run."""
-    place = order.folder / cell.name
-    fresh = order.fresh or is_damaged(place)
-    study = Order(cell.study, order.data, order.folder, fresh, order.one_process)
+    fresh = place.fresh or is_damaged(place.folder / cell.name)
+    study = Order(cell.study, place.data, place.folder, fresh, place.one_process)
     if finished_results(study) is not None:
         return False
     run_study(study, display)
@@ -180,8 +135,7 @@ def _refuse_failure(folder: Path, problem: str) -> None:
         raise RunFailed(f"evidence of {folder.name} failed: {problem}")
 
 
-def _judge_all(order: GridOrder, display: Display) -> None:
-    config, folders = order.grid.config, [order.folder / cell.name for cell in order.grid.cells]
+def _judge_all(config: GridConfig, folders: Sequence[Path], display: Display) -> None:
     waiting = [folder for folder in folders if lacking(folder, config)]
     done = len(folders) - len(waiting)
     display.show(Step("evidence", done, len(folders), "heads, figures, probes"))

@@ -34,15 +34,16 @@ def federations(
     as_json: AsJson = False,
 ) -> None:
     """Compare ways to federate on the same hospitals: one table, one picture."""
-    from simulation.federations import ComparisonOrder, load_comparison, run_comparison
+    from simulation.federations import load_comparison, run_comparison
     from simulation.progress import choose_display
+    from simulation.study import Place
 
     config, members = load_comparison(comparison, parse_settings(settings))
-    order = ComparisonOrder(config, members, data, out, fresh, one_process)
+    place = Place(data, out / config.name, fresh, one_process)
     with choose_display(quiet=as_json) as display:
-        table = run_comparison(order, display)
+        table = run_comparison(config, members, place, display)
     if as_json:
         print(json.dumps(table, indent=1))
         return
-    print((order.folder / "table.md").read_text(encoding="utf-8"))
-    print(f"Tables and picture: {order.folder}")
+    print((place.folder / "table.md").read_text(encoding="utf-8"))
+    print(f"Tables and picture: {place.folder}")

@@ -33,7 +33,7 @@ from simulation.config import NAME, StudyConfig, read_study
 from simulation.grid import CELL_NAME, filled, merged
 from simulation.one_key import read_one_key
 from simulation.progress import Display
-from simulation.study import Order, finished_results, run_study
+from simulation.study import Order, Place, finished_results, run_study
 
 LOCAL, POOLED = "each hospital alone", "all images in one place"
 COLUMNS = {
@@ -94,23 +94,6 @@ class Row:
     gains: Mapping[str, Spread]
 
 
-@dataclass(frozen=True)
-class ComparisonOrder:
-    """What the researcher asked for; `fresh` and `one_process` as in `simulation.study.Order`."""
-
-    config: ComparisonConfig
-    members: tuple[Member, ...]
-    data: Path
-    out: Path
-    fresh: bool = False
-    one_process: bool = False
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the comparison's run folders and tables."""
-        return self.out / self.config.name
-
-
 def load_comparison(
     path: Path, settings: Mapping[str, str] | None = None
 ) -> tuple[ComparisonConfig, tuple[Member, ...]]:
@@ -147,7 +130,9 @@ def _members_of(config: ComparisonConfig, cell: str, method: str) -> tuple[list[
     return members, problems
 
 
-def run_comparison(order: ComparisonOrder, display: Display) -> dict[str, Any]:
+def run_comparison(
+    config: ComparisonConfig, members: Sequence[Member], place: Place, display: Display
+) -> dict[str, Any]:
     """Run what is not finished and return the content of table.json; write table.md and a plot.
 
     Raises:
@@ -155,18 +140,17 @@ def run_comparison(order: ComparisonOrder, display: Display) -> dict[str, Any]:
         RunFailed: a federation ended without a result.
     """
     results: dict[tuple[str, str, int], dict[str, Any]] = {}
-    count = len(order.members)
-    for index, member in enumerate(order.members):
+    for index, member in enumerate(members):
         name = member.study.run.name
-        fresh = order.fresh or is_damaged(order.folder / name)
+        fresh = place.fresh or is_damaged(place.folder / name)
         study = Order(
-            member.study, order.data, order.folder, fresh, order.one_process, explained=False
+            member.study, place.data, place.folder, fresh, place.one_process, explained=False
         )
         found = finished_results(study)
         if found is None:
-            found = run_study(study, CellDisplay(display, index, count, name))
+            found = run_study(study, CellDisplay(display, index, len(members), name))
         results[member.cell, member.method, member.seed] = found
-    return write_tables(order, rows_of(order.config, results))
+    return write_tables(config, place.folder, rows_of(config, results))
 
 
 def rows_of(
@@ -231,9 +215,8 @@ def _spreads(found: Sequence[Figures]) -> dict[str, Spread]:
     return {name: spread for name, spread in spreads.items() if spread is not None}
 
 
-def write_tables(order: ComparisonOrder, rows: Sequence[Row]) -> dict[str, Any]:
+def write_tables(config: ComparisonConfig, folder: Path, rows: Sequence[Row]) -> dict[str, Any]:
     """Write table.md, table.json and comparison.png; return the content of table.json."""
-    folder, config = order.folder, order.config
     content = {
         "comparison": config.name,
         "seeds": list(config.seeds),

@@ -6,14 +6,19 @@ What crosses a hospital's boundary: nothing here.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mfm_core.errors import DataError
 from simulation.config import StudyConfig
 from simulation.grid import is_grid, load_grid
 from simulation.table import is_table, load_table
+
+if TYPE_CHECKING:  # it loads torch, which the check of a wrong file need not wait for
+    from simulation.study import Place
 
 
 @dataclass(frozen=True)
@@ -30,45 +35,73 @@ def is_many(path: Path) -> bool:
 
 
 def run_many(
-    path: Path, changes: Mapping[str, str], place: tuple[Path, Path, bool, bool], *, quiet: bool
+    path: Path, changes: Mapping[str, str], place: Place, *, quiet: bool
 ) -> tuple[dict[str, Any], str]:
     """Run a grid or table; return its content and what to print.
 
     Args:
         path: of the file.
         changes: values of --set.
-        place: images, folder of run folders, whether to begin anew, and whether to federate in
-            this process.
+        place: images, folder of the file's own folder, and how its studies run.
         quiet: show no progress.
     """
-    from simulation.bias_study import GridOrder, run_grid
+    from simulation.bias_study import run_grid
     from simulation.progress import choose_display
-    from simulation.table_study import TableOrder, run_table
+    from simulation.table_study import run_table
 
     with choose_display(quiet=quiet) as display:
         if is_grid(path):
-            grid = GridOrder(load_grid(path, changes), *place)
-            folder, content = grid.folder, run_grid(grid, display)
+            grid = load_grid(path, changes)
+            place = place.below(grid.config.name)
+            content = run_grid(grid, place, display)
         else:
-            table = TableOrder(load_table(path, changes), *place)
-            folder, content = table.folder, run_table(table, display)
-    words = (folder / "table.md").read_text(encoding="utf-8")
-    return content, f"{words}\nTables and figure: {folder}"
+            plan = load_table(path, changes)
+            place = place.below(plan.config.name)
+            content = run_table(plan, place, display)
+    words = (place.folder / "table.md").read_text(encoding="utf-8")
+    return content, f"{words}\nTables and figure: {place.folder}"
 
 
 def check_many(path: Path, data: Path, changes: Mapping[str, str]) -> Checked:
-    """Check every study of a grid or table, and the images of one cell of each kind."""
-    from simulation.bias_study import check_cells
-    from simulation.table_study import check_table
+    """Check every study of a grid or table, and the images of one cell of each kind.
 
-    found: dict[str, list[dict[str, Any]]]
+    Of a grid that is each cell's first seed, of a table each split's first cell.
+
+    Raises:
+        ConfigError: the file is wrong; all its problems.
+        DataError: what is wrong with the images or hospitals of these cells, all at once.
+    """
     if is_grid(path):
         grid = load_grid(path, changes)
         kind, name, cells = "grid", grid.config.name, {c.name: c.study for c in grid.cells}
-        found = check_cells(grid, data)
+        chosen = [cell.name for cell in grid.cells if cell.seed == grid.config.seeds[0]]
     else:
-        table = load_table(path, changes)
-        kind, name, cells = "table", table.config.name, {c.name: c.study for c in table.cells}
-        found = check_table(table, data)
+        plan = load_table(path, changes)
+        kind, name, cells = "table", plan.config.name, {c.name: c.study for c in plan.cells}
+        first = next(iter(plan.config.variants))
+        chosen = [c.name for c in plan.cells if c.fold == 0 and c.variant == first]
+    found = _describe({key: cells[key] for key in chosen}, data, kind)
     content = {kind: name, "cells": len(cells), "checked": found}
     return Checked(content, [(cells[key], hospitals) for key, hospitals in found.items()])
+
+
+def _describe(
+    studies: Mapping[str, StudyConfig], data: Path, subject: str
+) -> dict[str, list[dict[str, object]]]:
+    """Return the hospitals of each study, held-out ones too; trains nothing."""
+    from simulation.hospitals import HELD_OUT, SITES, describe_hospitals, prepare
+
+    found: dict[str, list[dict[str, object]]] = {}
+    problems: list[str] = []
+    for name, study in studies.items():
+        with tempfile.TemporaryDirectory(prefix="mfm-check-") as folder:
+            try:
+                prepare(study, data, Path(folder))
+            except DataError as error:
+                problems += [f"{name}: {error.subject}: {line}" for line in error.problems]
+                continue
+            rows = [describe_hospitals(study, Path(folder), kind) for kind in (SITES, HELD_OUT)]
+            found[name] = [*rows[0], *rows[1]]
+    if problems:
+        raise DataError(subject, problems)
+    return found

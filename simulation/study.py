@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,27 @@ class Order:
     def folder(self) -> Path:
         """The run folder: one per run.name."""
         return self.out / self.study.run.name
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how the studies of one file run, each in a folder of its own.
+
+    Attributes:
+        data: folder that the studies' image paths are relative to.
+        folder: of run folders and tables.
+        fresh: begin anew although a run folder holds something.
+        one_process: as in `Order`.
+    """
+
+    data: Path
+    folder: Path
+    fresh: bool = False
+    one_process: bool = False
+
+    def below(self, name: str) -> Place:
+        """Return the same with the folder of that name below."""
+        return replace(self, folder=self.folder / name)
 
 
 class Clock:

@@ -20,16 +20,15 @@ from simulation import bias_judge, bias_study
 from simulation.__main__ import call
 from simulation.bias_study import (
     CellDisplay,
-    GridOrder,
-    check_cells,
     is_damaged,
     run_cell,
     run_grid,
 )
-from simulation.grid import load_grid
+from simulation.grid import Grid, load_grid
 from simulation.hospitals import prepare
+from simulation.many import check_many
 from simulation.progress import SilentDisplay, Step
-from simulation.study import Order
+from simulation.study import Order, Place
 from tests.simulation.grids import tiny_grid, write_grid
 
 FILES = ("results.json", "final.safetensors", "atlas.safetensors")
@@ -76,16 +75,17 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     return calls
 
 
-def small_order(tmp_path: Path, **more: Any) -> GridOrder:
+def small_grid(tmp_path: Path, **more: Any) -> tuple[Grid, Place]:
     settings = {"seeds": [0], "couplings": [0.6], **more}
-    return GridOrder(load_grid(write_grid(tmp_path, **settings)), tmp_path, tmp_path / "runs")
+    grid = load_grid(write_grid(tmp_path, **settings))
+    return grid, Place(tmp_path, tmp_path / "runs").below(grid.config.name)
 
 
 def test_a_finished_cell_is_not_run_again(tmp_path: Path, ran: list[tuple[str, bool]]) -> None:
-    order = small_order(tmp_path)
-    (cell,) = order.grid.cells
-    assert run_cell(cell, order, SilentDisplay())
-    assert not run_cell(cell, order, SilentDisplay())
+    grid, place = small_grid(tmp_path)
+    (cell,) = grid.cells
+    assert run_cell(cell, place, SilentDisplay())
+    assert not run_cell(cell, place, SilentDisplay())
     assert ran == [("phantoms-phi60-seed0", False)]
 
 
@@ -98,37 +98,37 @@ def cut(path: Path) -> None:
 def test_a_damaged_cell_is_run_again_from_its_start(
     tmp_path: Path, ran: list[tuple[str, bool]], name: str, damage: Callable[[Path], None]
 ) -> None:
-    order = small_order(tmp_path)
-    (cell,) = order.grid.cells
-    run_cell(cell, order, SilentDisplay())
-    damage(order.folder / cell.name / name)
-    assert run_cell(cell, order, SilentDisplay())
+    grid, place = small_grid(tmp_path)
+    (cell,) = grid.cells
+    run_cell(cell, place, SilentDisplay())
+    damage(place.folder / cell.name / name)
+    assert run_cell(cell, place, SilentDisplay())
     unfinished = name == "results.json" and damage is os.remove
     assert ran[1] == (cell.name, not unfinished)  # without results a study goes on, not anew
-    assert not is_damaged(order.folder / cell.name)
+    assert not is_damaged(place.folder / cell.name)
 
 
 def test_a_cell_that_was_changed_is_refused_and_not_thrown_away(
     tmp_path: Path, ran: list[tuple[str, bool]]
 ) -> None:
-    order = small_order(tmp_path)
-    run_cell(order.grid.cells[0], order, SilentDisplay())
+    grid, place = small_grid(tmp_path)
+    run_cell(grid.cells[0], place, SilentDisplay())
     content = tiny_grid()["grid"]["shared"]
     content["run"]["rounds"] = 3
-    other = small_order(tmp_path, shared=content)
+    other, there = small_grid(tmp_path, shared=content)
     with pytest.raises(ConfigError, match="holds another study"):
-        run_cell(other.grid.cells[0], other, SilentDisplay())
+        run_cell(other.cells[0], there, SilentDisplay())
     assert len(ran) == 1
 
 
 def test_a_grid_goes_on_with_what_is_missing(tmp_path: Path, ran: list[tuple[str, bool]]) -> None:
     """One seed more and one method more: one federation more, and only new evidence."""
-    first = run_grid(small_order(tmp_path), SilentDisplay())
+    first = run_grid(*small_grid(tmp_path), SilentDisplay())
     folder = tmp_path / "runs" / "small"
     old = folder / "phantoms-phi60-seed0" / "evidence" / "leace.safetensors"
     time = old.stat().st_mtime_ns
-    order = small_order(tmp_path, seeds=[0, 1], methods=["erm", "leace", "lda"])
-    second = run_grid(order, SilentDisplay())
+    more = small_grid(tmp_path, seeds=[0, 1], methods=["erm", "leace", "lda"])
+    second = run_grid(*more, SilentDisplay())
     assert ran == [("phantoms-phi60-seed0", False), ("phantoms-phi60-seed1", False)]
     assert old.stat().st_mtime_ns == time
     assert [row["method"] for row in first["rows"]] == ["released", "erm", "leace"]
@@ -139,24 +139,24 @@ def test_a_grid_goes_on_with_what_is_missing(tmp_path: Path, ran: list[tuple[str
 
 
 def test_a_cell_that_cannot_be_judged_is_named(tmp_path: Path, ran: list[tuple[str, bool]]) -> None:
-    order = small_order(tmp_path)
-    (cell,) = order.grid.cells
-    run_cell(cell, order, SilentDisplay())
-    (order.folder / cell.name / "study.yaml").unlink()
+    grid, place = small_grid(tmp_path)
+    (cell,) = grid.cells
+    run_cell(cell, place, SilentDisplay())
+    (place.folder / cell.name / "study.yaml").unlink()
     with pytest.raises(RunFailed, match=r"evidence of phantoms-phi60-seed0 failed: .*study.yaml"):
-        run_grid(order, SilentDisplay())
+        run_grid(grid, place, SilentDisplay())
 
 
 def test_checking_prepares_the_first_seed_of_every_cell_and_says_all_problems(
     tmp_path: Path,
 ) -> None:
-    found = check_cells(load_grid(write_grid(tmp_path)), tmp_path)
+    found = check_many(write_grid(tmp_path), tmp_path, {}).content["checked"]
     assert list(found) == ["phantoms-phi0-seed0", "phantoms-phi60-seed0"]
     assert [row["name"] for row in found["phantoms-phi0-seed0"]] == ["north", "south", "mirror"]
     content = tiny_grid()["grid"]["cells"]
     content["phantoms"]["held_out"] = ["elsewhere"]
     with pytest.raises(DataError) as caught:
-        check_cells(load_grid(write_grid(tmp_path, cells=content)), tmp_path)
+        check_many(write_grid(tmp_path, cells=content), tmp_path, {})
     text = "\n".join(caught.value.problems)
     assert "phantoms-phi0-seed0: hospitals: held_out: no hospital elsewhere" in text
     assert "phantoms-phi60-seed0: hospitals: held_out" in text
@@ -166,9 +166,9 @@ def test_check_names_the_file_that_a_cell_cannot_read(tmp_path: Path) -> None:
     cells = tiny_grid()["grid"]["cells"]
     data = {"root": ".", "manifest": "gone.csv"}
     cells["phantoms"]["source"] = {"kind": "folder", "data": data}
-    grid = load_grid(write_grid(tmp_path, cells=cells, couplings=[]))
+    path = write_grid(tmp_path, cells=cells, couplings=[])
     with pytest.raises(DataError) as caught:
-        check_cells(grid, tmp_path)
+        check_many(path, tmp_path, {})
     assert str(tmp_path / "gone.csv") in caught.value.problems[0]
 
 

@@ -16,7 +16,6 @@ from simulation.commands_federations import DEFAULT
 from simulation.federations import (
     LOCAL,
     POOLED,
-    ComparisonOrder,
     baseline_figures,
     load_comparison,
     rows_of,
@@ -24,7 +23,7 @@ from simulation.federations import (
     write_tables,
 )
 from simulation.progress import SilentDisplay
-from simulation.study import Order
+from simulation.study import Order, Place
 from tests.simulation.grids import tiny_grid
 
 
@@ -89,14 +88,12 @@ def test_rows_show_the_mean_and_the_worst_hospital(tmp_path: Path) -> None:
     assert rows["fedavg"].figures["worst"].values == pytest.approx((0.7, 0.8))
     assert rows[LOCAL].figures["worst"].mean == pytest.approx(0.5)
     assert rows[POOLED].figures["mean"].mean == pytest.approx(0.9)
-    order = ComparisonOrder(config, members, tmp_path, tmp_path)
-    order.folder.mkdir()
-    write_tables(order, rows_of(config, found))
-    text = (order.folder / "table.md").read_text()
+    write_tables(config, tmp_path, rows_of(config, found))
+    text = (tmp_path / "table.md").read_text()
     assert "| fedavg | 0.800 ± 0.000 | 0.825 ± 0.318 | 0.750 ± 0.635 | 0.900 ± 0.000 |" in text
     assert rows[POOLED].gains["mean"].values == pytest.approx((0.1, 0.05))
     assert "| all images in one place | +0.150 ± 0.000 | +0.075 ± 0.318 |" in text
-    assert (order.folder / "comparison.png").stat().st_size > 5000
+    assert (tmp_path / "comparison.png").stat().st_size > 5000
 
 
 def test_what_was_not_measured_is_not_a_number() -> None:
@@ -125,7 +122,7 @@ def test_a_comparison_goes_on_with_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, members = load_comparison(small_comparison(tmp_path))
-    order = ComparisonOrder(config, members, tmp_path, tmp_path)
+    place = Place(tmp_path, tmp_path / "runs")
     runs: list[str] = []
 
     def finish(study: Order, display: object) -> dict[str, Any]:
@@ -136,8 +133,8 @@ def test_a_comparison_goes_on_with_what_is_missing(
     known = lambda study: finished.get(study.study.run.name)  # noqa: E731
     monkeypatch.setattr(federations, "finished_results", known)
     monkeypatch.setattr(federations, "run_study", finish)
-    order.folder.mkdir()
-    table = run_comparison(order, SilentDisplay())
+    place.folder.mkdir()
+    table = run_comparison(config, members, place, SilentDisplay())
     assert runs == ["phantoms-own_norms-seed0"]
     assert [row["method"] for row in table["rows"]] == ["fedavg", "own_norms", LOCAL, POOLED]
 
@@ -145,8 +142,8 @@ def test_a_comparison_goes_on_with_what_is_missing(
 @pytest.mark.slow
 def test_two_methods_really_run_on_the_same_hospitals(tmp_path: Path) -> None:
     config, members = load_comparison(small_comparison(tmp_path))
-    order = ComparisonOrder(config, members, tmp_path, tmp_path)
-    table = run_comparison(order, SilentDisplay())
+    place = Place(tmp_path, tmp_path / "runs")
+    table = run_comparison(config, members, place, SilentDisplay())
     figures = {row["method"]: row["figures"]["mean"]["mean"] for row in table["rows"]}
     assert set(figures) == {"fedavg", "own_norms", LOCAL, POOLED}
     assert figures["fedavg"] != figures["own_norms"]
