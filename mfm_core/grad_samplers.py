@@ -2,16 +2,16 @@
 
 Our layers register their grad samplers with Opacus; `Tape` calls Opacus's registry. Opacus's own
 hooks let autograd reduce each weight's gradient over the batch and then form it once more per
-image. Here the weights are constants during the pass, so nothing is reduced, and hooks on the
-outputs keep what the gradients are made of. Layers of products keep input and returned gradient
-only (`mfm_core.image_gradients`); the others, small ones, form the gradients by their sampler. A
-layer that nobody registered is refused.
+image. Here the weights are constants
+during the pass, so nothing is reduced, and hooks on the outputs make the gradients as soon as what
+they are made of comes back (`mfm_core.image_gradients`). A layer that nobody registered is refused.
 Nothing here crosses the hospital's boundary: a gradient of one image never may.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,14 +22,14 @@ from torch import nn
 
 from mfm_core.autoencoder import Autoencoder
 from mfm_core.blocks import Conv3x3, GroupPointwise, Norm
-from mfm_core.image_gradients import Product, Use, Whole, formed, thin
+from mfm_core.image_gradients import Gradients, Use, formed, inner_products, is_wide, multiply
 from mfm_core.linear_path import LinearPath
 
 Samples = dict[Any, torch.Tensor]
 """Parameter to its gradients per image, `[N, *shape]`."""
 
-Kept = dict[Any, Use]
-"""Parameter to what its gradients per image are made of."""
+Kept = Mapping[Any, Use]
+"""Parameter to its gradients per image, formed or not."""
 
 
 @register_grad_sampler(GroupPointwise)  # type: ignore[untyped-decorator]
@@ -43,16 +43,9 @@ def sample_pointwise(
         activations: its input, `[N, places, before]`.
         backprops: gradient by its output, `[N, places, after]`.
     """
-    return {layer.weight: _rows_product(layer.weight, activations[0], backprops).form()}
-
-
-def _rows_product(weight: torch.Tensor, given: torch.Tensor, slope: torch.Tensor) -> Product:
-    """Return the product of a layer of rows: weight `[g, o, i]` or `[o, i]`, both `[N, T, C]`."""
-    groups = len(weight) if weight.ndim == 3 else 1
-    count, places = slope.shape[:2]
-    return Product(
-        slope.reshape(count, places, groups, -1), given.reshape(count, places, groups, -1)
-    )
+    given, slope = (part.flatten(0, 1) for part in (activations[0], backprops))
+    kept = _Rows(layer, given, len(backprops)).keep(slope)
+    return {p: formed([use], p.shape) for p, use in kept.items()}
 
 
 @register_grad_sampler(Conv3x3)  # type: ignore[untyped-decorator]
@@ -75,7 +68,7 @@ def sample_conv(
     _, gradients, _ = torch.ops.aten.convolution_backward(
         _side_by_side(backprops),
         _side_by_side(images),
-        weight.detach().repeat(count, 1, 1, 1),
+        weight.new_empty(1).expand(count * len(weight), *weight.shape[1:]),  # only its shape counts
         None,
         [1, 1],
         [1, 1],
@@ -106,11 +99,11 @@ def sample_norm(layer: Norm, activations: list[torch.Tensor], backprops: torch.T
         backprops: gradient by its output, `[N, C, H, W]`.
     """
     images, mean, over_deviation = activations
-    channels = images.shape[1] // layer.num_groups
-    mean, over_deviation = (x.repeat_interleave(channels, 1) for x in (mean, over_deviation))
     shift = backprops.sum(dim=(2, 3))
-    scale = ((backprops * images).sum(dim=(2, 3)) - shift * mean) * over_deviation
-    return {layer.weight: scale, layer.bias: shift}
+    scale = (backprops * images).sum(dim=(2, 3)).view(len(images), layer.num_groups, -1)
+    scale.addcmul_(shift.view_as(scale), mean.unsqueeze(2), value=-1.0)
+    scale.mul_(over_deviation.unsqueeze(2))
+    return {layer.weight: scale.view_as(shift), layer.bias: shift}
 
 
 @register_grad_sampler(LinearPath)  # type: ignore[untyped-decorator]
@@ -131,7 +124,7 @@ def _keep_reading(layer: LinearPath, centred: torch.Tensor, by_latent: torch.Ten
     read = torch.bmm(numbers, layer.basis.detach().transpose(1, 2))
     gain = (slope * read).transpose(0, 1).unsqueeze(2)
     return {
-        layer.gain_in: Whole(gain),
+        layer.gain_in: gain,
         layer.basis: _cells_product(slope * layer.gain_in.detach(), numbers),
     }
 
@@ -144,22 +137,46 @@ def _keep_writing(layer: LinearPath, latent: torch.Tensor, by_images: torch.Tens
         (slope,) = torch.autograd.grad(drawn, numbers, by_images)
     by_gain = (cells * torch.bmm(slope, basis.transpose(1, 2))).transpose(0, 1).unsqueeze(2)
     return {
-        layer.gain_out: Whole(by_gain),
+        layer.gain_out: by_gain,
         layer.basis: _cells_product(cells * gain, slope),
-        layer.mean_image: Whole(by_images),
+        layer.mean_image: by_images,
     }
 
 
-def _cells_product(left: torch.Tensor, right: torch.Tensor) -> Product:
+def _cells_product(left: torch.Tensor, right: torch.Tensor) -> Use:
     """Return the outer products of `[cells, N, a]` and `[cells, N, b]`: one place, cells groups."""
-    return Product(left.transpose(0, 1).unsqueeze(1), right.transpose(0, 1).unsqueeze(1))
+    return multiply(left.transpose(0, 1).unsqueeze(1), right.transpose(0, 1).unsqueeze(1))
 
 
-def _keep_rows(layer: GroupPointwise | nn.Linear, given: torch.Tensor, slope: torch.Tensor) -> Kept:
-    kept: Kept = {layer.weight: _rows_product(layer.weight, given, slope)}
-    if isinstance(layer, nn.Linear) and layer.bias is not None:
-        kept[layer.bias] = Whole(slope.sum(dim=1))
-    return kept
+class _Rows:
+    """What a layer of rows was given: of weight `[g, o, i]` or `[o, i]`, rows `[N * T, g * i]`."""
+
+    def __init__(self, layer: GroupPointwise | nn.Linear, given: torch.Tensor, count: int) -> None:
+        weight = layer.weight
+        self._layer, self._groups = layer, len(weight) if weight.ndim == 3 else 1
+        self._right, self._rights = self._cut(given, count), None
+        if is_wide(self._right.shape[1], *weight.shape[-2:]):
+            self._rights = inner_products(self._right, self._right)
+
+    def _cut(self, rows: torch.Tensor, count: int) -> torch.Tensor:
+        return rows.reshape(count, -1, self._groups, rows.shape[1] // self._groups)
+
+    def keep(self, slope: torch.Tensor) -> Kept:
+        left = self._cut(slope, len(self._right))
+        kept = {self._layer.weight: multiply(left, self._right, self._rights)}
+        if isinstance(self._layer, nn.Linear) and self._layer.bias is not None:
+            kept[self._layer.bias] = left.sum(dim=1).flatten(1)
+        return kept
+
+
+def _keeper(layer: nn.Module, seen: torch.Tensor, count: int) -> Callable[[torch.Tensor], Kept]:
+    """Return what makes a layer's gradients, of `count` images, of the one that comes back."""
+    if isinstance(layer, GroupPointwise | nn.Linear):
+        return _Rows(layer, seen, count).keep
+    if isinstance(layer, LinearPath):
+        return partial(_keep_linear_path, layer, seen)
+    moments = layer.moments if isinstance(layer, Norm) else ()
+    return partial(_registry()[type(layer)], layer, [seen, *moments])
 
 
 class Tape:
@@ -188,7 +205,8 @@ class Tape:
             known = sorted(kind.__name__ for kind in _registry())
             raise ValueError(f"no grad sampler for {sorted(unknown)}; registered are {known}")
         self._handles: list[Any] = []
-        self.uses: dict[Any, list[Use]] = {}
+        self._uses: dict[Any, list[Use]] = {}
+        self.gradients = Gradients({})
 
     def __enter__(self) -> Self:
         """Attach the hooks."""
@@ -214,12 +232,12 @@ class Tape:
             handle.remove()
         for parameter in self._learning:
             parameter.requires_grad_(True)
-        self.uses = {}
+        self._forget()
 
     def sample(
         self, given: torch.Tensor, losses_of: Callable[[torch.Tensor], torch.Tensor]
     ) -> None:
-        """Set `uses`: what the gradients of every parameter that learns are made of.
+        """Set `gradients`: those of all images by every parameter that learns.
 
         Args:
             given: what the model is given, `[N, ...]`; N > 0.
@@ -235,18 +253,15 @@ class Tape:
         try:
             losses = losses_of(given.detach().requires_grad_())
             losses.sum().backward()  # type: ignore[no-untyped-call]
-            with torch.no_grad():
-                self.uses = {p: thin(found, p.shape) for p, found in self.uses.items()}
         finally:
             for parameter in self._learning:
                 parameter.requires_grad_(True)
-        left_out = sum(parameter not in self.uses for parameter in self._learning)
+        left_out = sum(parameter not in self._uses for parameter in self._learning)
         if left_out:
             raise ValueError(f"{left_out} parameters that learn have no part in the losses")
-
-    def each(self, parameter: nn.Parameter) -> torch.Tensor:
-        """Return a parameter's gradients, `[N, *shape]`."""
-        return formed(self.uses[parameter], parameter.shape)
+        with torch.no_grad():
+            self.gradients = Gradients(self._uses)
+        self._uses = {}
 
     def spread(self, parameter: nn.Parameter) -> torch.Tensor:
         """Return one copy of a parameter `[1, ...]` per image, `[N, ...]`, and record its gradient.
@@ -257,7 +272,7 @@ class Tape:
         if parameter not in set(self._learning):
             return copies
         copies = copies.requires_grad_()
-        copies.register_hook(lambda slope: self._record({parameter: Whole(slope)}))  # type: ignore[no-untyped-call]
+        copies.register_hook(lambda slope: self._record({parameter: slope}))  # type: ignore[no-untyped-call]
         return copies
 
     def _begin(self, _: nn.Module, given: tuple[Any, ...]) -> None:
@@ -267,33 +282,25 @@ class Tape:
         path = self._model.linear_path
         if path is not None and given[0].requires_grad:
             mean = path.mean_image
-            given[0].register_hook(lambda slope: self._record({mean: Whole(-slope)}))  # type: ignore[no-untyped-call]
+            given[0].register_hook(lambda slope: self._record({mean: -slope}))  # type: ignore[no-untyped-call]
 
     def _see(self, layer: nn.Module, given: tuple[torch.Tensor], output: torch.Tensor) -> None:
         if not output.requires_grad:
             return
-        seen, count = given[0].detach(), self._count
-        moments = layer.moments if isinstance(layer, Norm) else ()
+        keep = _keeper(layer, given[0].detach(), self._count)
 
         def record(slope: torch.Tensor) -> None:
             with torch.no_grad():
-                if isinstance(layer, GroupPointwise | nn.Linear):
-                    parts = [part.reshape(count, -1, part.shape[1]) for part in (seen, slope)]
-                    self._record(_keep_rows(layer, *parts))
-                elif isinstance(layer, LinearPath):
-                    self._record(_keep_linear_path(layer, seen, slope))
-                else:
-                    found = _registry()[type(layer)](layer, [seen, *moments], slope)
-                    self._record({p: Whole(each) for p, each in found.items()})
+                self._record(keep(slope))
 
         output.register_hook(record)  # type: ignore[no-untyped-call]
 
     def _record(self, kept: Kept) -> None:
         for parameter, use in kept.items():
-            self.uses.setdefault(parameter, []).append(use)
+            self._uses.setdefault(parameter, []).append(use)
 
     def _forget(self) -> None:
-        self.uses = {}
+        self._uses, self.gradients = {}, Gradients({})
 
 
 def _registry() -> dict[type[nn.Module], Callable[..., Samples]]:

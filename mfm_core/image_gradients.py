@@ -1,4 +1,4 @@
-"""The gradients of many images by one weight, kept apart at the least cost: norms and clipped sums.
+"""The gradients of many images by all weights, kept apart at the least cost: norms, clipped sums.
 
 A layer of products (1x1 group convolution, linear layer, basis of the linear path) has, for image
 n, the gradient sum_t left[n, t] x right[n, t] over its places t. Where places are few and weights
@@ -7,6 +7,8 @@ many it is never formed: its squared norm is sum_{t, s} (left_t . left_s)(right_
 2110.05679), and the weighted sum over images is the one product that a plain step takes, with
 weighted rows (Bu et al., 2023, arXiv 2210.00038). Where weights are few the gradients are formed.
 A weight may be used several times in a pass; a later use may hold fewer images, the first ones.
+What is done early is done while the numbers are in the cache: a product is formed, or its rows
+multiplied with each other, as soon as the rows are there.
 
 A norm may come out too small by float32's rounding, and a clip that is passed is no clip: norms
 are therefore rounded up by more than that (`SLACK`).
@@ -15,63 +17,92 @@ Nothing here crosses the hospital's boundary: a gradient of one image never may.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 SLACK = 2e-6
 """Share of the sizes that went into a squared norm which is added to it: 33 roundings."""
 
+SMALL = 2**11
+"""Weights with fewer numbers are laid side by side in one sheet; a larger one has its own."""
 
-class Whole(NamedTuple):
-    """Gradients that are formed.
+PIECE = 2**12
+"""Numbers whose squares torch adds up at a time: its float32 sums of squares come out the smaller
+the longer they are, of 2**16 numbers by 5e-6."""
 
-    Attributes:
-        each: `[N, *shape]`.
-    """
-
-    each: torch.Tensor
-
-
-class Product(NamedTuple):
-    """Gradients as sums of outer products over places: `[N, g, o, i]`, or the weight's own shape.
-
-    Attributes:
-        left: `[N, T, g, o]`, what comes back.
-        right: `[N, T, g, i]`, what came in.
-    """
-
-    left: torch.Tensor
-    right: torch.Tensor
-
-    @property
-    def is_wide(self) -> bool:
-        """Whether places are so few that the gradients cost more than their norms."""
-        (_, places, _, outer), inner = self.left.shape, self.right.shape[3]
-        return places * (outer + inner) < outer * inner
-
-    def form(self) -> torch.Tensor:
-        """Return the gradients, `[N, g, o, i]`."""
-        (count, places, groups, outer), inner = self.left.shape, self.right.shape[3]
-        if places == 1:
-            return self.left[:, 0, :, :, None] * self.right[:, 0, :, None, :]
-        found = self.left.new_empty(count, groups, outer, inner)
-        for group in range(groups):
-            left, right = self.left[:, :, group], self.right[:, :, group]
-            torch.bmm(left.mT, right, out=found[:, group])
-        return found
-
-
-Use = Whole | Product
 Join = Callable[[torch.Tensor], torch.Tensor]
 """From gradients of images `[N, ...]` to those of units `[U, ...]`."""
 
 
+class Product(NamedTuple):
+    """Gradients as sums of outer products over places, not formed: `[N, g, o, i]`.
+
+    Attributes:
+        left: `[N, T, g, o]`, what comes back.
+        right: `[N, T, g, i]`, what came in.
+        lefts: inner products of the rows of `left` (`inner_products`).
+        rights: those of `right`.
+    """
+
+    left: torch.Tensor
+    right: torch.Tensor
+    lefts: torch.Tensor
+    rights: torch.Tensor
+
+
+Use = torch.Tensor | Product
+"""Gradients of some images by one weight: formed, `[N, ...]`, or not."""
+
+
+def is_wide(places: int, outer: int, inner: int) -> bool:
+    """Return whether places are so few that the gradients cost more than their norms."""
+    return places * (outer + inner) < outer * inner
+
+
+def inner_products(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return `[g, N, T, S]` of rows `[N, T, g, c]` and `[M, S, g, c]`, N the smaller number."""
+    count = min(len(one), len(other))
+    one, other = one[:count], other[:count]
+    if one.shape[1] == other.shape[1] == 1:
+        return (one * other).sum(dim=3).permute(2, 0, 1).unsqueeze(3)
+    groups = one.shape[2]
+    found = one.new_empty(groups, count, one.shape[1], other.shape[1])
+    for group in range(groups):
+        torch.bmm(one[:, :, group], other[:, :, group].mT, out=found[group])
+    return found
+
+
+def multiply(left: torch.Tensor, right: torch.Tensor, rights: torch.Tensor | None = None) -> Use:
+    """Return the gradients of one use of a layer of products, in the form that costs least.
+
+    Args:
+        left: `[N, T, g, o]`, what comes back.
+        right: `[N, T, g, i]`, what came in.
+        rights: inner products of the rows of `right`, where they were taken before.
+    """
+    if is_wide(left.shape[1], left.shape[3], right.shape[3]):
+        rights = inner_products(right, right) if rights is None else rights
+        return Product(left, right, inner_products(left, left), rights)
+    return _form(left, right)
+
+
+def _form(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return the gradients, `[N, g, o, i]`."""
+    (count, places, groups, outer), inner = left.shape, right.shape[3]
+    if places == 1:
+        return left[:, 0, :, :, None] * right[:, 0, :, None, :]
+    found = left.new_empty(count, groups, outer, inner)
+    for group in range(groups):
+        torch.bmm(left[:, :, group].mT, right[:, :, group], out=found[:, group])
+    return found
+
+
 def formed(uses: Sequence[Use], shape: Sequence[int]) -> torch.Tensor:
     """Return the gradients of all images, `[N, *shape]`: the uses added up."""
-    parts = [use.each if isinstance(use, Whole) else use.form() for use in uses]
+    parts = [_form(use.left, use.right) if isinstance(use, Product) else use for use in uses]
     parts = sorted((part.reshape(len(part), *shape) for part in parts), key=len, reverse=True)
     total = parts[0].clone() if len(parts) > 1 else parts[0]
     for part in parts[1:]:
@@ -79,88 +110,108 @@ def formed(uses: Sequence[Use], shape: Sequence[int]) -> torch.Tensor:
     return total
 
 
-def thin(uses: Sequence[Use], shape: Sequence[int]) -> list[Use]:
-    """Return the uses in the form that costs least from here on: all products, or one whole."""
-    if all(isinstance(use, Product) and use.is_wide for use in uses):
-        return list(uses)
-    return [Whole(formed(uses, shape))]
-
-
-def square_norms(uses: Sequence[Use], join: Join | None, shape: Sequence[int]) -> torch.Tensor:
-    """Return the squared norms of all images or, joined, of all units; never too small.
+class Gradients:
+    """The gradients of the images of one pass by all weights.
 
     Args:
-        uses: of one weight, as `thin` returns them.
-        join: adds up the images of each unit; None where every image is a unit.
-        shape: of the weight.
+        uses: of every parameter; the longest of each has all N images.
     """
-    if join is not None or isinstance(uses[0], Whole):
-        each = formed(uses, shape)
-        found = _lengths(each if join is None else join(each))
-        return found * (1.0 + SLACK)
-    products = [use for use in uses if isinstance(use, Product)]
-    products.sort(key=lambda use: len(use.left), reverse=True)
-    total, reach = _inner(products[0], products[0]), _reach(products[0])
-    for use in products[1:]:
-        total[: len(use.left)] += _inner(use, use)
-        reach[: len(use.left)] += _reach(use)
+
+    def __init__(self, uses: Mapping[Any, list[Use]]) -> None:
+        self._products: dict[Any, list[Product]] = {}
+        self._sheets: list[tuple[list[Any], torch.Tensor]] = []
+        small: dict[Any, torch.Tensor] = {}
+        for parameter, found in uses.items():
+            products = [use for use in found if isinstance(use, Product)]
+            if len(products) == len(found):
+                self._products[parameter] = sorted(products, key=lambda use: -len(use.left))
+                continue
+            flat = formed(found, [parameter.numel()])
+            if parameter.numel() < SMALL:
+                small[parameter] = flat
+            else:
+                self._sheets.append(([parameter], flat))
+        if small:
+            self._sheets.append((list(small), torch.cat(list(small.values()), dim=1)))
+
+    def __len__(self) -> int:
+        """Return how many parameters there are."""
+        return len(self._products) + sum(len(parameters) for parameters, _ in self._sheets)
+
+    def each(self, parameter: torch.Tensor) -> torch.Tensor:
+        """Return the gradients by one parameter, `[N, *shape]`."""
+        if parameter in self._products:
+            return formed(self._products[parameter], parameter.shape)
+        for parameters, sheet in self._sheets:
+            parts = torch.split(sheet, [p.numel() for p in parameters], dim=1)
+            for one, part in zip(parameters, parts, strict=True):
+                if one is parameter:
+                    return part.view(len(part), *parameter.shape)
+        raise KeyError("the parameter had no part in the pass")
+
+    def norms(self, join: Join | None) -> torch.Tensor:
+        """Return the norms of the gradients of all images or, joined, of all units: `[N or U]`.
+
+        Never too small.
+
+        Args:
+            join: adds up the images of each unit; None where every image is a unit.
+        """
+        sheets, squares = [sheet for _, sheet in self._sheets], []
+        for parameter, products in self._products.items():
+            if join is None:
+                squares.append(_square_norms(products))
+            else:
+                sheets.append(formed(products, [parameter.numel()]))
+        for sheet in sheets if join is None else map(join, sheets):
+            for piece in torch.split(sheet, PIECE, dim=1):
+                lengths = torch.linalg.vector_norm(piece, dim=1)
+                squares.append(lengths.square_().mul_(1.0 + SLACK))
+        total: torch.Tensor = torch.stack(squares).sum(dim=0)
+        return total.sqrt_()
+
+    def add_weighted(self, weights: torch.Tensor) -> None:
+        """Add the sum over images of weight times gradient to every parameter's `grad`.
+
+        Args:
+            weights: `[N]`; 0 leaves an image out only if its gradient is finite (`erase`).
+        """
+        for parameters, sheet in self._sheets:
+            sums = torch.split(weights @ sheet, [p.numel() for p in parameters])
+            for parameter, found in zip(parameters, sums, strict=True):
+                parameter.grad += found.view(parameter.shape)
+        for parameter, products in self._products.items():
+            for use in products:
+                _add_weighted(parameter.grad, use, weights[: len(use.left)])
+
+    def erase(self, images: torch.Tensor) -> None:
+        """Set the gradients of some images to zero, in place; `images` is `[N]` bool."""
+        for _, sheet in self._sheets:
+            sheet.masked_fill_(images[:, None], 0.0)
+        for use in (use for products in self._products.values() for use in products):
+            for part in (use.left, use.right):
+                part.masked_fill_(images[: len(part), None, None, None], 0.0)
+
+
+def _square_norms(products: list[Product]) -> torch.Tensor:
+    """Return the squared norms of the images' gradients by one weight, the longest use first."""
+    count = len(products[0].left)
+    total = products[0].left.new_zeros(count)
+    reach = total.new_zeros(products[0].left.shape[2], count)
+    for use in products:
+        part = slice(len(use.left))
+        total[part] += (use.lefts * use.rights).sum(dim=(0, 2, 3))
+        # The lengths of all outer products added up, whatever their directions.
+        squares = [inner.diagonal(dim1=2, dim2=3) for inner in (use.lefts, use.rights)]
+        reach[:, part] += (squares[0] * squares[1]).sqrt_().sum(dim=2)
     for one, other in combinations(products, 2):
-        total[: len(other.left)] += 2.0 * _inner(one, other)
-    return total.clamp_min_(0.0).add_(reach.square_().sum(dim=1), alpha=SLACK)
+        lefts, rights = (inner_products(one[side], other[side]) for side in (0, 1))
+        total[: len(other.left)] += 2.0 * lefts.mul_(rights).sum(dim=(0, 2, 3))
+    return total.clamp_min_(0.0).add_(reach.square_().sum(dim=0), alpha=SLACK)
 
 
-def weighted_sum(uses: Sequence[Use], weights: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Return the sum over images of weight times gradient, of the weight's shape.
-
-    Args:
-        uses: of one weight.
-        weights: `[N]`; an image of weight 0 has no part, whatever its gradient is.
-        shape: of the weight.
-    """
-    found = [_weigh(use, weights[: len(use[0])]) for use in uses]
-    total = found[0]
-    for part in found[1:]:
-        total = total.add_(part.view(total.shape))
-    return total.view(*shape)
-
-
-def erase(uses: Sequence[Use], images: torch.Tensor) -> None:
-    """Set the gradients of some images to zero, in place; `images` is `[N]` bool."""
-    for use in uses:
-        for part in use:
-            of_these = images[: len(part)].view(-1, *[1] * (part.ndim - 1))
-            part.masked_fill_(of_these, 0.0)
-
-
-def _lengths(each: torch.Tensor) -> torch.Tensor:
-    norms: torch.Tensor = torch.linalg.vector_norm(each.reshape(len(each), -1), dim=1)
-    return norms.square_()
-
-
-def _reach(use: Product) -> torch.Tensor:
-    """Return `[N, g]`: the lengths of all outer products added up, whatever their directions."""
-    left: torch.Tensor = torch.linalg.vector_norm(use.left, dim=3)
-    return left.mul_(torch.linalg.vector_norm(use.right, dim=3)).sum(dim=1)
-
-
-def _inner(one: Product, other: Product) -> torch.Tensor:
-    """Return the inner products of the gradients of two uses, `[N]` of the shorter."""
-    count = min(len(one.left), len(other.left))
-    lefts, rights = (one.left[:count], other.left[:count]), (one.right[:count], other.right[:count])
-    if lefts[0].shape[1] == lefts[1].shape[1] == 1:
-        left = (lefts[0] * lefts[1]).sum(dim=3)[:, 0]
-        return left.mul_((rights[0] * rights[1]).sum(dim=3)[:, 0]).sum(dim=1)
-    found = one.left.new_zeros(count)
-    for group in range(lefts[0].shape[2]):
-        left, right = (torch.bmm(a[:, :, group], b[:, :, group].mT) for a, b in (lefts, rights))
-        found += left.mul_(right).sum(dim=(1, 2))
-    return found
-
-
-def _weigh(use: Use, weights: torch.Tensor) -> torch.Tensor:
-    if isinstance(use, Whole):
-        return weights @ use.each.reshape(len(weights), -1)
+def _add_weighted(total: torch.Tensor, use: Product, weights: torch.Tensor) -> None:
     count, places, groups, outer = use.left.shape
     rows = (use.left * weights[:, None, None, None]).view(count * places, groups, outer)
     right = use.right.reshape(count * places, groups, -1)
-    return torch.bmm(rows.permute(1, 2, 0), right.transpose(0, 1))
+    total.view(groups, outer, -1).baddbmm_(rows.permute(1, 2, 0), right.transpose(0, 1))

@@ -36,7 +36,6 @@ from mfm_core.dataset import ImageSet
 from mfm_core.devices import device_of, to_array, to_device
 from mfm_core.errors import DataError
 from mfm_core.grad_samplers import Tape
-from mfm_core.image_gradients import erase, square_norms, weighted_sum
 from mfm_core.memory import keep_memory
 from mfm_core.objective import TERM_NAMES
 from mfm_core.optimiser import FlatOptimiser
@@ -324,18 +323,15 @@ def add_clipped(tape: Tape, clip: float, owners: torch.Tensor | None) -> None:
         owners: `[N]`, the unit of every image, from 0; None where each image is a unit.
     """
     join = None if owners is None else partial(_join, owners)
-    squares = [square_norms(uses, join, p.shape) for p, uses in tape.uses.items()]
-    norms = torch.stack(squares).sum(dim=0).sqrt_()
+    norms = tape.gradients.norms(join)
     weights = clip / (norms + 1e-6)
     weights.clamp_(max=1.0).masked_fill_(~torch.isfinite(norms), 0.0)
     if owners is not None:
         weights = weights[owners]
     broken = weights == 0
-    any_broken = bool(to_array(broken).any())
-    for parameter, uses in tape.uses.items():
-        if any_broken:
-            erase(uses, broken)
-        parameter.grad += weighted_sum(uses, weights, parameter.shape)
+    if bool(to_array(broken).any()):
+        tape.gradients.erase(broken)
+    tape.gradients.add_weighted(weights)
 
 
 def _join(owners: torch.Tensor, each: torch.Tensor) -> torch.Tensor:

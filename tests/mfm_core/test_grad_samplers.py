@@ -70,8 +70,8 @@ def compare(model: Autoencoder, stage: int, tolerance: float) -> None:
         everything = slice(0, COUNT)
         spread = lambda: tape.spread(model.attention_logits)  # noqa: E731
         tape.sample(images, whole_losses(model, stage, spread, everything))
-        found = {name: tape.each(p).clone() for name, p in learning.items()}
-    assert not tape.uses
+        found = {name: tape.gradients.each(p).clone() for name, p in learning.items()}
+    assert not tape.gradients
     for index in range(COUNT):
         one = slice(index, index + 1)
         model.zero_grad()
@@ -121,9 +121,9 @@ def test_the_head_alone() -> None:
     with Tape(model) as tape:
         tape.sample(latents, losses)
         wrong = torch.softmax(model.head(latents), 1) - nn.functional.one_hot(labels, 3)
-        torch.testing.assert_close(tape.each(model.head.bias), wrong)
+        torch.testing.assert_close(tape.gradients.each(model.head.bias), wrong)
         expected = wrong[:, :, None] * latents[:, None, :]
-        torch.testing.assert_close(tape.each(model.head.weight), expected)
+        torch.testing.assert_close(tape.gradients.each(model.head.weight), expected)
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook:UserWarning")
@@ -156,5 +156,5 @@ def test_a_parameter_without_a_part_in_the_losses_is_refused_and_everything_is_p
     hooks = len(model.encoder._forward_pre_hooks)
     with pytest.raises(ValueError, match="no part in the losses"), Tape(model) as tape:
         tape.sample(torch.rand(2, 1, 32, 32), lambda given: model.encode(given)[0].sum(dim=1))
-    assert all(p.requires_grad for p in learning) and not tape.uses
+    assert all(p.requires_grad for p in learning) and not tape.gradients
     assert len(model.encoder._forward_pre_hooks) == hooks

@@ -163,8 +163,8 @@ def test_a_unit_whose_gradient_is_no_number_counts_as_nothing(
 
     def spoil(tape: Tape, *given: object) -> None:
         sample(tape, *given)  # type: ignore[arg-type]
-        uses = tape.uses[tape._learning[which]]
-        uses[0][0][1] = broken  # of the first patient, whose images come first
+        found = tape.gradients.each(tape._learning[which])
+        found[1] = broken  # of the first patient, whose images come first
 
     monkeypatch.setattr(Tape, "sample", spoil)
     found = summed(model, images, rows, 0.01, "patient")
