@@ -92,7 +92,9 @@ def proxy_of(host: str, environment: Mapping[str, str]) -> str | None:
 
 
 def _exempt(host: str, exceptions: str) -> bool:
-    return bool(urllib.request.proxy_bypass_environment(host, {"no": exceptions}))  # type: ignore[attr-defined]
+    # The standard library has it and typeshed does not.
+    exempt = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]
+    return bool(exempt(host, {"no": exceptions}))
 
 
 def check_proxy(proxy: str | None) -> Finding:

@@ -40,7 +40,7 @@ def grad_cam(model: Autoencoder, atlas: Atlas, image: Pixels, question: Question
         CheckpointError: the atlas belongs to another encoder.
         DataError: the question does not fit; all reasons at once.
     """
-    from captum.attr import LayerAttribution, LayerGradCam  # type: ignore[import-untyped]
+    from captum.attr import LayerAttribution, LayerGradCam  # type: ignore[import-untyped]  # captum's own
 
     asked = ask(model, atlas, image, question)
     with reading(model):

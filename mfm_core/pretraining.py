@@ -149,7 +149,7 @@ class _Lesson:
             for step, (rows, drawn) in enumerate(batches):
                 optimiser.clear()
                 terms = self._terms(model, rows, drawn, generator)
-                terms.loss.backward()  # type: ignore[no-untyped-call]
+                terms.loss.backward()  # type: ignore[no-untyped-call]  # torch's own
                 rate = learning_rate(config, schedule, step)
                 proximal += optimiser.step(rate, ema_decay(config.ema_decay, step))
                 totals += torch.stack(list(terms.named().values())).double()

@@ -181,7 +181,7 @@ class _Lesson:
             for step, (rate, batch) in enumerate(zip(rates, batches, strict=True)):
                 optimiser.clear()
                 terms = self._terms(model, batch, generator)
-                terms.loss.backward()  # type: ignore[no-untyped-call]
+                terms.loss.backward()  # type: ignore[no-untyped-call]  # torch's own
                 proximal += optimiser.step(rate, ema_decay(config.ema_decay, step))
                 totals += torch.stack(list(terms.named().values())).double()
         named = dict(zip(TERM_NAMES, to_array(totals).tolist(), strict=True))

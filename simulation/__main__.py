@@ -268,7 +268,7 @@ def consortium(
     from simulation.study import Order
 
     order = Order(load_study(study, parse_settings(settings)), data, out, fresh)
-    chosen = Choices(gateway, compare_hash, show=not as_json)  # type: ignore[arg-type]
+    chosen = Choices(gateway, compare_hash, show=not as_json)  # type: ignore[arg-type]  # Choice
     with choose_display(quiet=as_json) as display:
         found = run_loopback(order, chosen, display, lambda text: print(text, file=sys.stderr))
     if as_json:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -70,7 +71,7 @@ def bench_card(
     }
     for precision in get_args(Precision):
         if precision != "bf16" or has_bfloat16(device):
-            variants[precision] = lambda kind=precision: plain(there, STEPS, kind)  # type: ignore[misc]
+            variants[precision] = partial(plain, there, STEPS, precision)
     seconds = interleave(variants, rounds, time.perf_counter)
     found = []
     for name in [name for name in variants if not name.startswith("core")]:

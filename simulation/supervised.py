@@ -53,7 +53,7 @@ def fit_supervised(run: RunConfig, images: ImageSet, steps: int, seed: int) -> A
             optimiser.clear()
             logits = model.classify(model.encode(given)[0])
             loss = masked_cross_entropy(logits, labels, run.learning.objective.label_smoothing)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own
             optimiser.step(rate, decay)
 
         _teach(run.learning, images, steps, seed, step)
@@ -89,7 +89,7 @@ def fit_shufflenet(run: RunConfig, images: ImageSet, steps: int, seed: int) -> n
         optimiser.zero_grad()
         logits = model(given)
         loss = masked_cross_entropy(logits, labels, run.learning.objective.label_smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         optimiser.step()
         _follow(average.module, model, decay)

@@ -93,6 +93,8 @@ def test_each_change_is_named(folder: Path, column: int, text: str, name: str) -
 def test_a_run_from_its_beginning_takes_the_images_as_they_are(folder: Path) -> None:
     hold_cohort(anew(folder), FIRST)
     add_image(folder)
+    with pytest.raises(DataError, match="began"):
+        hold_cohort(anew(folder), LATER)
     hold_cohort(anew(folder), FIRST)
     hold_cohort(anew(folder), LATER)
 

@@ -148,6 +148,8 @@ def test_nothing_raw_is_written(source: Path, tmp_path: Path) -> None:
         *("PID-", "Family", "Given", NESTED_NAME, PRIVATE_TEXT, "St. Example", "ROOM-3"),
         *("19610704", "20200102", "A-77", uid_of(source / "study1" / "1.dcm")),
     ]
+    given = b"".join(path.read_bytes() for path in source.rglob("*.dcm"))
+    assert [text for text in raw if text.encode() not in given] == []
     for path in out.rglob("*"):
         if path.is_file() and path.name != LEFT_OUT:
             content = path.read_bytes()

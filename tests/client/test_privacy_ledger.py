@@ -80,10 +80,10 @@ def test_the_round_that_would_pass_the_limit_is_refused_and_not_written(tmp_path
 def test_a_process_killed_at_any_moment_leaves_no_unpaid_round(tmp_path: Path) -> None:
     spender = start_spender(tmp_path, 10**6, 1e6)
     assert spender.stdout is not None
-    spender.stdout.readline()
-    time.sleep(0.3)
+    for _ in range(10):
+        assert spender.stdout.readline()
     os.kill(spender.pid, signal.SIGKILL)
-    acknowledged = 1 + len(spender.stdout.read().splitlines())
+    acknowledged = 10 + len(spender.stdout.read().splitlines())
     spender.wait()
     spender.stdout.close()
     found = ledger(tmp_path, 1e6).read()
@@ -155,6 +155,7 @@ def test_a_moved_folder_is_the_same_ledger(tmp_path: Path) -> None:
     ledger(tmp_path / "here").spend(ROUND)
     (tmp_path / "here").rename(tmp_path / "there")
     ledger(tmp_path / "there").spend(replace(ROUND, round=2))
+    assert [spend.round for spend in ledger(tmp_path / "there").read().spends] == [1, 2]
 
 
 def _edited(folder: Path) -> None:

@@ -45,9 +45,7 @@ def outside(pattern_file: Path, name: str) -> bool:
 
 
 def test_hadolint_finds_nothing() -> None:
-    program = Path(sys.executable).with_name("hadolint")
-    if not program.is_file():
-        pytest.skip("hadolint is not installed")
+    program = Path(sys.executable).with_name("hadolint")  # the extra `dev` installs it
     done = subprocess.run([program, DOCKERFILE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

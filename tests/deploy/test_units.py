@@ -81,9 +81,12 @@ def test_systemd_understands_every_line(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_the_exposure_stays_low(name: str, tmp_path: Path) -> None:
-    words = [analyzer(), "security", "--offline=yes", "--no-pager", str(placed(tmp_path, name))]
+    program = analyzer()
+    said = subprocess.run([program, "--help"], capture_output=True, text=True, check=True).stdout
+    if "--offline" not in said:
+        pytest.skip("this systemd-analyze rates no file; that of systemd 250 does")
+    words = [program, "security", "--offline=yes", "--no-pager", str(placed(tmp_path, name))]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     found = re.search(r"exposure level for \S+: ([\d.]+)", done.stdout)
-    if found is None:
-        pytest.skip(f"this systemd-analyze rates no file: {done.stderr.strip()[:80]}")
+    assert found is not None, done.stderr
     assert float(found[1]) < WORST, done.stdout

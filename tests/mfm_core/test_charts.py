@@ -27,7 +27,8 @@ def test_a_value_without_interval_and_a_long_name_are_drawn():
         Interval("x" * 34, "federated", 0.9, None, None),
         Interval("$b$", "baseline", 0.5, 0.4, 0.6),
     ]
-    size_of(draw_intervals(rows, "Macro AUC"))
+    width, height = size_of(draw_intervals(rows, "Macro AUC"))
+    assert width <= 700 and height >= 100 + 35 * len(rows)
 
 
 def test_a_group_without_a_look_is_our_mistake():

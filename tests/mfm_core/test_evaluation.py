@@ -263,11 +263,11 @@ def test_unusable_scores_are_refused(broken: str) -> None:
 
 def test_the_size_stays_moderate_and_the_work_quick() -> None:
     logits, labels = scores(14, images=3500, classes=15)
-    start = time.perf_counter()
+    start = time.process_time()  # not the clock: others may hold the machine
     total = metric_sum(logits, labels, np.zeros(3500), np.arange(3500) // 2, 200, 0)
     figures(total, 15)
     assert total.flatten().size < 1_500_000
-    assert time.perf_counter() - start < 5.0
+    assert time.process_time() - start < 5.0
 
 
 def test_a_rare_hard_class_does_not_lift_the_macro_interval():

@@ -103,6 +103,7 @@ def test_an_image_moved_towards_the_other_view_is_read_as_it_and_keeps_its_findi
     rows = world.images.select("test")
     ap = rows[world.images.attributes[rows, 0] == 0][:12]
     question = Question(attribute="view", value="PA")
+    assert len(ap) == 12
     for index in ap:
         image = world.image(int(index))
         sweep = METHODS["class_shift"](world.model, world.atlas, image, question).sweep

@@ -1,8 +1,6 @@
 import base64
 import io
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -10,6 +8,7 @@ import pytest
 from PIL import Image
 
 from mfm_core.explanation_page import About, Picture, Section, explanation_page, index_page
+from tests.federation.browser import BROWSER, browse, complaints
 
 
 def picture_of(kind: str) -> bytes:
@@ -87,14 +86,8 @@ def test_the_index_leads_back_and_says_so():
     assert "Not explained" not in index_page([], [], "i.json")
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the PATH")
 def test_a_browser_shows_both_pages_without_errors(tmp_path):
-    command = [
-        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update", "--no-first-run",
-        "--enable-logging=stderr", "--log-level=0", "--window-size=420,900",
-        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000", "--dump-dom",
-    ]  # fmt: skip
     pages = {
         "page.html": (explanation_page(ABOUT, SECTIONS), "The model reads this image as"),
         "index.html": (index_page([("explanation-x-01", "a.dcm", "/f")], [], "i.json"), "a.dcm"),
@@ -102,8 +95,6 @@ def test_a_browser_shows_both_pages_without_errors(tmp_path):
     for name, (page, words) in pages.items():
         path = tmp_path / name
         path.write_text(page, encoding="utf-8")
-        seen = subprocess.run(
-            [*command, path.as_uri()], capture_output=True, text=True, timeout=120, check=True
-        )
-        assert "CONSOLE" not in seen.stderr, seen.stderr
-        assert words in seen.stdout and "must not leave the hospital" in seen.stdout
+        shown, log = browse(path, "--dump-dom", "--virtual-time-budget=3000", size=(420, 900))
+        assert complaints(log) == []
+        assert words in shown and "must not leave the hospital" in shown

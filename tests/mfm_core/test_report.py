@@ -1,7 +1,5 @@
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from mfm_core.inference import infer
 from mfm_core.report import finite, write_report, write_results
 from mfm_core.report_rounds import missing_lines
 from mfm_core.report_words import span
+from tests.federation.browser import BROWSER, browse, complaints
 from tests.mfm_core.blob_world import CLASSES, blob_world
 
 SITES = ("north", "harbour")
@@ -266,24 +265,13 @@ def test_every_key_of_results_is_documented(results):
     assert documented("baselines") <= set(results["baselines"][0])
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the PATH")
 def test_a_browser_shows_the_page_without_errors(page, tmp_path):
-    command = [
-        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update", "--no-first-run",
-        "--enable-logging=stderr", "--log-level=0", "--window-size=1200,900",
-        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000",
-    ]  # fmt: skip
     shot = tmp_path / "page.png"
-    address = page.resolve().as_uri()
-    seen = subprocess.run(
-        [*command, "--dump-dom", address], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert "CONSOLE" not in seen.stderr, seen.stderr
-    assert "2 hospitals trained one model together" in Reader(seen.stdout).text
-    subprocess.run(
-        [*command, f"--screenshot={shot}", address], capture_output=True, timeout=120, check=True
-    )
+    shown, log = browse(page, "--dump-dom", "--virtual-time-budget=5000", size=(1200, 900))
+    assert complaints(log) == []
+    assert "2 hospitals trained one model together" in Reader(shown).text
+    browse(page, f"--screenshot={shot}", "--virtual-time-budget=5000", size=(1200, 900))
     from PIL import Image
 
     pixels = np.asarray(Image.open(shot).convert("L"))

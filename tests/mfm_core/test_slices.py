@@ -103,6 +103,7 @@ def test_counts_are_of_one_half_and_of_patients():
     rows = find_slices(mu, same, wrong, patients, ("a", "b"))
     per_class = {row.label: row.n + row.others for row in rows}
     people = {name: (same[::3] == k).sum() for k, name in enumerate(("a", "b"))}
+    assert set(per_class) == set(people)
     for name, count in per_class.items():
         assert 0.3 * people[name] < count < 0.7 * people[name]
 

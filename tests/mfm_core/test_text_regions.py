@@ -93,6 +93,7 @@ def test_noise_is_no_text() -> None:
 
 def test_regions_do_not_repeat_each_other() -> None:
     found = find_text(written(np.full((512, 512), 60, np.uint8), 30, (20, 20)))
+    assert found
     for one in found:
         for other in found:
             assert one is other or overlap(one, other) <= 0.5

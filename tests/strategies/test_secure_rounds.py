@@ -311,10 +311,11 @@ def test_a_resume_asks_the_group_that_was_opened_or_says_who_is_missing(tmp_path
 
 
 def test_no_number_of_one_site_travels_in_clear_beside_its_masks(exact):
-    for line in exact[1]:
-        if line["phase"] in MASKED:
-            assert line["site_images"] == {}
-            assert line["images"] > 0
+    masked = [line for line in exact[1] if line["phase"] in MASKED]
+    assert {"patch_moments", "train", "evaluate"} <= {line["phase"] for line in masked}
+    for line in masked:
+        assert line["site_images"] == {}
+        assert line["images"] > 0
 
 
 def test_a_plain_question_is_refused_where_masks_were_agreed_or_asked_for(tmp_path):
