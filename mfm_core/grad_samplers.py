@@ -139,7 +139,7 @@ def _keep_writing(layer: LinearPath, latent: torch.Tensor, by_images: torch.Tens
     return {
         layer.gain_out: by_gain,
         layer.basis: _cells_product(cells * gain, slope),
-        layer.mean_image: by_images,
+        layer.mean_image: by_images.clone(),
     }
 
 
@@ -272,7 +272,7 @@ class Tape:
         if parameter not in set(self._learning):
             return copies
         copies = copies.requires_grad_()
-        copies.register_hook(lambda slope: self._record({parameter: slope}))  # type: ignore[no-untyped-call]
+        copies.register_hook(lambda slope: self._record({parameter: slope.clone()}))  # type: ignore[no-untyped-call]
         return copies
 
     def _begin(self, _: nn.Module, given: tuple[Any, ...]) -> None:

@@ -17,6 +17,7 @@ Nothing here crosses the hospital's boundary: a gradient of one image never may.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -54,7 +55,7 @@ class Product(NamedTuple):
 
 
 Use = torch.Tensor | Product
-"""Gradients of some images by one weight: formed, `[N, ...]`, or not."""
+"""Gradients of some images by one weight: formed, `[N, ...]`, memory of its own, or not."""
 
 
 def is_wide(places: int, outer: int, inner: int) -> bool:
@@ -101,10 +102,10 @@ def _form(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 
 def formed(uses: Sequence[Use], shape: Sequence[int]) -> torch.Tensor:
-    """Return the gradients of all images, `[N, *shape]`: the uses added up."""
+    """Return the gradients of all images, `[N, *shape]`: the uses added up, in place of one."""
     parts = [_form(use.left, use.right) if isinstance(use, Product) else use for use in uses]
     parts = sorted((part.reshape(len(part), *shape) for part in parts), key=len, reverse=True)
-    total = parts[0].clone() if len(parts) > 1 else parts[0]
+    total = parts[0]
     for part in parts[1:]:
         total[: len(part)] += part
     return total
@@ -157,12 +158,12 @@ class Gradients:
         Args:
             join: adds up the images of each unit; None where every image is a unit.
         """
-        sheets, squares = [sheet for _, sheet in self._sheets], []
-        for parameter, products in self._products.items():
-            if join is None:
-                squares.append(_square_norms(products))
-            else:
-                sheets.append(formed(products, [parameter.numel()]))
+        sheets: list[torch.Tensor] = [sheet for _, sheet in self._sheets]
+        squares: list[torch.Tensor] = []
+        if join is None:
+            squares += _square_norms(list(self._products.values()))
+        else:
+            sheets += [formed(uses, [p.numel()]) for p, uses in self._products.items()]
         for sheet in sheets if join is None else map(join, sheets):
             for piece in torch.split(sheet, PIECE, dim=1):
                 lengths = torch.linalg.vector_norm(piece, dim=1)
@@ -193,21 +194,30 @@ class Gradients:
                 part.masked_fill_(images[: len(part), None, None, None], 0.0)
 
 
-def _square_norms(products: list[Product]) -> torch.Tensor:
-    """Return the squared norms of the images' gradients by one weight, the longest use first."""
-    count = len(products[0].left)
-    total = products[0].left.new_zeros(count)
-    reach = total.new_zeros(products[0].left.shape[2], count)
-    for use in products:
-        part = slice(len(use.left))
-        total[part] += (use.lefts * use.rights).sum(dim=(0, 2, 3))
-        # The lengths of all outer products added up, whatever their directions.
-        squares = [inner.diagonal(dim1=2, dim2=3) for inner in (use.lefts, use.rights)]
-        reach[:, part] += (squares[0] * squares[1]).sqrt_().sum(dim=2)
-    for one, other in combinations(products, 2):
-        lefts, rights = (inner_products(one[side], other[side]) for side in (0, 1))
-        total[: len(other.left)] += 2.0 * lefts.mul_(rights).sum(dim=(0, 2, 3))
-    return total.clamp_min_(0.0).add_(reach.square_().sum(dim=0), alpha=SLACK)
+def _square_norms(weights: list[list[Product]]) -> list[torch.Tensor]:
+    """Return parts `[N]` of the images' squared norms, of the uses of each weight, longest first.
+
+    Inner products of one shape, whatever the weight, are multiplied in one go.
+    """
+    if not weights:
+        return []
+    total = weights[0][0].left.new_zeros(len(weights[0][0].left))
+    slack, kinds = torch.zeros_like(total), defaultdict(list)
+    for products in weights:
+        for use in products:
+            kinds[use.lefts.shape[1:], len(products)].append(use)
+        for one, other in combinations(products, 2):
+            lefts, rights = (inner_products(one[side], other[side]) for side in (0, 1))
+            total[: len(other.left)] += 2.0 * lefts.mul_(rights).sum(dim=(0, 2, 3))
+    for (shape, times), uses in kinds.items():
+        lefts, rights = (torch.cat([use[side] for use in uses]) for side in (2, 3))
+        # The lengths of all outer products added up, whatever their directions; of several uses
+        # the square of the sum is at most the sum of squares, so many times.
+        lengths = [inner.diagonal(dim1=2, dim2=3) for inner in (lefts, rights)]
+        reach = (lengths[0] * lengths[1]).sqrt_().sum(dim=2).square_().sum(dim=0)
+        slack[: shape[0]].add_(reach, alpha=SLACK * times)
+        total[: shape[0]] += lefts.mul_(rights).sum(dim=(0, 2, 3))
+    return [total.clamp_min_(0.0), slack]
 
 
 def _add_weighted(total: torch.Tensor, use: Product, weights: torch.Tensor) -> None:
