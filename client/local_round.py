@@ -19,8 +19,8 @@ from client.limits import guarded_latent_sum
 from client.site import Site
 from mfm_core.control_variates import ControlVariate
 from mfm_core.dataset import ImageSet
-from mfm_core.finetuning import Lesson, labelled_with, weight_of
-from mfm_core.pseudo_labels import NO_LABEL, class_atlas, pseudo_labels
+from mfm_core.finetuning import Lesson, head_of, labelled_with, weight_of
+from mfm_core.pseudo_labels import NO_LABEL, class_atlas, pseudo_labels, without_small
 from mfm_core.sums import Sum
 from mfm_core.training import Schedule
 from strategies.answers import classes_alone
@@ -103,22 +103,11 @@ def with_pseudo_labels(site: Site, number: int, sums: Sum | None) -> ImageSet:
     atlas = class_atlas(sums, site.run.ontology.classes)
     if atlas is None or not bare.any():
         return images
-    found = pseudo_labels(site.latents("train")[bare], atlas, agreed).labels
-    found = _without_small(found, images.patients[chosen[bare]], site.config.limits.min_cell_count)
+    found = pseudo_labels(site.latents("train")[bare], atlas, agreed, head_of(site.model)).labels
+    found = without_small(found, images.patients[chosen[bare]], site.config.limits.min_cell_count)
     taken = int((found != NO_LABEL).sum())
     site.log.info("round %d: pseudo-labels for %d of %d images", number, taken, len(found))
     return labelled_with(images, chosen[bare], found)
-
-
-def _without_small(
-    labels: NDArray[np.int64], patients: NDArray[np.int64], smallest: int
-) -> NDArray[np.int64]:
-    """Return labels `[N]` less those of classes with fewer than `smallest` patients `[N]`."""
-    kept = labels.copy()
-    for label in np.unique(labels):
-        if len(np.unique(patients[labels == label])) < smallest:
-            kept[labels == label] = NO_LABEL
-    return kept
 
 
 def weight_in(site: Site, number: int, labels: NDArray[np.int64]) -> int:

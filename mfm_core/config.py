@@ -260,6 +260,11 @@ class PseudoLabelConfig(Part):
         lt=1,
         description="Share of a class's own images that its Gaussian says lie near enough.",
     )
+    own_mean: bool = Field(
+        False,
+        description="Move a site's latents onto the consortium's mean first; for sites with "
+        "another scanner and class shares much as elsewhere.",
+    )
 
     def used_in(self, number: int) -> bool:
         """Return whether a training round, counted from 1, trains with pseudo-labels."""

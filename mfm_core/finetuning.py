@@ -31,6 +31,7 @@ from mfm_core.control_variates import ControlVariate
 from mfm_core.dataset import ImageSet
 from mfm_core.devices import Precision, to_array, to_device
 from mfm_core.errors import DataError
+from mfm_core.head import Head
 from mfm_core.inference import latents_of
 from mfm_core.objective import TERM_NAMES, masked_cross_entropy
 from mfm_core.optimiser import FlatOptimiser
@@ -69,6 +70,11 @@ class Lesson:
 def head_schema(model: Autoencoder) -> Schema:
     """Return names and shapes of the head's weights."""
     return tuple(item for item in weight_schema(model) if item[0].startswith("head."))
+
+
+def head_of(model: Autoencoder) -> Head:
+    """Return a copy of the head that the model was trained with."""
+    return Head(to_array(model.head.weight).copy(), to_array(model.head.bias).copy())
 
 
 def update_schema(model: Autoencoder, learning: LearningConfig) -> Schema:

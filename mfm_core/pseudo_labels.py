@@ -15,6 +15,13 @@ rho_ab D_ab apart, so their log likelihood ratio is rho times the score. Without
 five patients of the *same* class look surely different in 512 dimensions. The gate keeps out what
 lies far from every class, whichever it lies least far from.
 
+Given a trained head, all this happens in the K - 1 directions that it looks at (`head_space`): the
+others, some 500, hold the noise of the covariance and whatever tells one scanner from another, and
+the gate adds them all up. Measured on phantoms (349 labelled patients, a second scanner): in all
+512 directions the gate let none of that scanner's 1,407 images through, in the head's four 809.
+With `own_mean` a site first moves its images so that their mean is the consortium's: 849, and .89
+of them right in place of .71. That presupposes class shares not too unlike the consortium's.
+
 Source: discriminant analysis with bias-corrected distances (Lachenbruch 1968); pseudo-labels, Lee
 2013; paper section 2.6. What crosses the hospital's boundary: nothing here. Class sums come in;
 the labels stay, and the training that uses them sends what any training sends.
@@ -32,12 +39,16 @@ from scipy.stats import chi2
 from mfm_core.atlas import Atlas, atlas_from
 from mfm_core.config import OntologyConfig, PseudoLabelConfig
 from mfm_core.erasure import scarcity, shrunk_covariance
+from mfm_core.head import Head
 from mfm_core.sums import Array, Sum
 
 SHRINKAGE = 0.6
 """Of the covariance, times `erasure.scarcity`; as for the heads from sums."""
 
 NO_LABEL = -1
+
+SMALLEST_PART = 1e-6
+"""Directions of a head weaker than this part of its strongest count as none."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +76,59 @@ def class_atlas(total: Sum, classes: tuple[str, ...]) -> Atlas | None:
     return atlas_from(total, OntologyConfig(classes=classes), "")
 
 
-def pseudo_labels(mu: NDArray[np.floating], atlas: Atlas, config: PseudoLabelConfig) -> Verdict:
-    """Return which of the latents `[N, L]` can be labelled, and how.
+def head_space(head: Head, atlas: Atlas) -> Array:
+    """Return `[R, L]`, orthonormal directions in which a head tells the atlas's classes apart.
+
+    R is at most one less than the classes with patients, and 0 for a head that tells nothing apart.
+    """
+    weight = head.weight[atlas.counts > 0].astype(np.float64)
+    if len(weight) == 0:
+        return np.zeros((0, atlas.latent_size))
+    _, strength, directions = np.linalg.svd(weight - weight.mean(axis=0), full_matrices=False)
+    found: Array = directions[strength > SMALLEST_PART * max(float(strength[0]), 1e-12)]
+    return found
+
+
+def moved(mu: NDArray[np.floating], atlas: Atlas) -> Array:
+    """Return latents `[N, L]` moved so that their mean is that of the atlas's patients."""
+    middle = atlas.counts @ atlas.means / atlas.counts.sum()
+    found: Array = mu - mu.mean(axis=0, dtype=np.float64) + middle
+    return found
+
+
+def without_small(
+    labels: NDArray[np.int64], patients: NDArray[np.int64], smallest: int
+) -> NDArray[np.int64]:
+    """Return labels `[N]` less those of classes with fewer than `smallest` patients `[N]`."""
+    kept = labels.copy()
+    for label in np.unique(labels):
+        if len(np.unique(patients[labels == label])) < smallest:
+            kept[labels == label] = NO_LABEL
+    return kept
+
+
+def pseudo_labels(
+    mu: NDArray[np.floating], atlas: Atlas, config: PseudoLabelConfig, head: Head | None = None
+) -> Verdict:
+    """Return which of one site's latents `[N, L]` can be labelled, and how.
 
     Args:
         mu: latent means, of the encoder that the atlas was made with.
         atlas: of labelled patients, `class_atlas` or a run's own.
-        config: bound of the posterior and quantile of the gate.
+        config: bound of the posterior, quantile of the gate, and whether the mean is moved.
+        head: trained with that encoder; looked at are its directions alone, where it has any.
 
     Returns:
         Labels of classes with patients only; with fewer than two such classes none at all.
     """
+    if config.own_mean and len(mu) > 0:
+        mu = moved(mu, atlas)
+    directions = np.zeros((0, 0)) if head is None else head_space(head, atlas)
+    if len(directions) > 0:
+        mu = mu @ directions.T
+        covariance = directions @ atlas.covariance @ directions.T
+        means = atlas.means @ directions.T
+        atlas = Atlas(atlas.ontology, atlas.counts, means, covariance)
     present = np.flatnonzero(atlas.counts > 0)
     counts, size = atlas.counts[present], atlas.latent_size
     root = np.linalg.cholesky(shrunk_covariance(atlas, SHRINKAGE * scarcity(atlas)))

@@ -7,11 +7,13 @@ functions of sites and server (`fine_tune`, `with_update`, `pseudo_labels`, `fit
 hospital never shows a label. Methods on all images in one place, for the curve:
 
 - `head`, `lora`, `all`: the labelled hospitals; their unlabelled images train the autoencoder;
-- `semi`: LoRA with the unlabelled hospital, and pseudo-labels in the second half of the rounds.
+- `semi`: with the unlabelled hospital, and pseudo-labels in the second half of the rounds.
 
-`federated_lora` and `federated_semi` are the same with one update per hospital and round, which is
-what the unlabelled hospital's gain is read from; `local` is `federated_lora` with a head that this
-hospital makes from its own pseudo-labels. What crosses a hospital's boundary: nothing.
+`federated` and `federated_semi` are the labelled hospitals and all of them with one update per
+hospital and round, which is what the unlabelled hospital's gain is read from; `local` and `both`
+are the same with a head that this hospital makes from its own pseudo-labels. Class sums and
+pseudo-labels of each hospital keep to its `min_cell_count`, as at a site.
+What crosses a hospital's boundary: nothing.
 """
 
 from __future__ import annotations
@@ -24,16 +26,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client.limits import guarded_latent_sum
 from mfm_core.atlas import Atlas
 from mfm_core.autoencoder import Autoencoder, build_autoencoder
-from mfm_core.checkpoint import load_flat_weights, load_model, save_model
+from mfm_core.checkpoint import load_flat_weights
 from mfm_core.config import PseudoLabelConfig
-from mfm_core.dataset import ImageSet
 from mfm_core.errors import ConfigError
 from mfm_core.evaluation import metric_sum, metrics_from
 from mfm_core.finetuning import (
     Lesson,
     fine_tune,
+    head_of,
     labelled_with,
     update_schema,
     weight_of,
@@ -41,22 +44,21 @@ from mfm_core.finetuning import (
 )
 from mfm_core.head import Head, candidate_sum, chosen_head, fit_heads
 from mfm_core.inference import latents_of
-from mfm_core.latent_sums import latent_sum
 from mfm_core.local_head import local_head
-from mfm_core.patches import patch_moments, start_linear_path
-from mfm_core.pseudo_labels import NO_LABEL, class_atlas, pseudo_labels
+from mfm_core.pseudo_labels import NO_LABEL, class_atlas, pseudo_labels, without_small
 from mfm_core.sums import Sum
-from mfm_core.training import Schedule, train
+from mfm_core.training import Schedule
 from mfm_core.whole_file import write_whole
-from simulation.baselines import pool
-from simulation.few_labels_config import CURVE, FewLabelsConfig, Method, study_of
-from simulation.hospitals import open_hospitals, prepare
+from simulation.few_labels_config import CURVE, FewLabelsConfig, Method
+from simulation.few_labels_world import World, open_world, shown_labels
 from simulation.progress import Display, Step
 from strategies.answers import classes_alone
 from strategies.config import RunConfig
 from strategies.wire import model_size
 
 Integers = NDArray[np.int64]
+WITH_OWN_HEAD: dict[Method, Method] = {"federated": "local", "federated_semi": "both"}
+"""What a federated method is called with the head of the unlabelled hospital's own."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Result:
         pseudo: pseudo-labels in the last round; -1 where the method makes none.
         right: share of them that is right; None without any.
         numbers: that an update holds.
+        patients: that showed their label in training.
+        tested, hospital_tested: test images of all hospitals and of the unlabelled one.
     """
 
     cell: str
@@ -83,87 +87,14 @@ class Result:
     pseudo: int = -1
     right: float | None = None
     numbers: int = 0
-
-
-@dataclass(frozen=True)
-class World:
-    """One cell, pre-trained: images of all hospitals, the true labels among them.
-
-    Attributes:
-        run: what was agreed, without the fine-tuning.
-        everything: all hospitals' images in one set.
-        hospital: `[N]` index of each image's hospital.
-        unlabelled: index of the hospital without labels.
-        model: pre-trained without labels.
-    """
-
-    run: RunConfig
-    everything: ImageSet
-    hospital: Integers
-    unlabelled: int
-    model: Autoencoder
-
-
-def open_world(config: FewLabelsConfig, name: str, data: Path, folder: Path) -> World:
-    """Return a cell's images and its pre-trained model; both are kept in the folder.
-
-    Raises:
-        ConfigError: the unlabelled hospital is none of the study's. DataError: unusable images.
-    """
-    cell = config.cells[name]
-    study, problems = study_of(cell, name)
-    if study is None or problems:
-        raise ConfigError(name, problems)
-    prepare(study, data, folder)
-    names, sets = open_hospitals(folder, study.run)
-    if cell.unlabelled not in names:
-        known = ", ".join(names)
-        raise ConfigError(name, [f"unlabelled: {cell.unlabelled!r} is none of {known}"])
-    everything = pool(sets)
-    hospital = np.repeat(np.arange(len(sets)), [len(images) for images in sets])
-    path = folder / f"pretrained{config.pretrain_steps}.safetensors"
-    if not path.is_file():
-        model = pretrain(study.run, everything, config.pretrain_steps)
-        save_model(path, model, "", study.run.ontology)
-    model = load_model(path)[0]
-    return World(study.run, everything, hospital, names.index(cell.unlabelled), model)
-
-
-def pretrain(run: RunConfig, images: ImageSet, steps: int) -> Autoencoder:
-    """Return a model that learnt to reconstruct the training images; no label was read."""
-    blind = replace(images, labels=np.full_like(images.labels, NO_LABEL))
-    model = build_autoencoder(run.model, run.image, len(run.ontology.classes), run.seed)
-    rows = blind.select("train")
-    if run.model.linear_path:
-        start_linear_path(model, patch_moments(blind, rows, run.model))
-    schedule = Schedule(0, steps)
-    train(model, blind, rows, run.learning, schedule=schedule, steps=steps, seed=run.seed)
-    return model
-
-
-def shown_labels(world: World, share: float, seed: int) -> Integers:
-    """Return `[N]` labels of which only a share is shown; -1 elsewhere, test images too.
-
-    Of every class and split a share of its patients at the labelled hospitals, in train at least
-    one. The patients of a smaller share are among those of a larger one.
-    """
-    images, shown = world.everything, np.full(len(world.everything), NO_LABEL, dtype=np.int64)
-    generator = np.random.default_rng(seed)
-    for split, least in (("train", 1), ("val", 0)):
-        here = np.zeros(len(images), dtype=bool)
-        here[images.select(split)] = True
-        here &= world.hospital != world.unlabelled
-        for label in range(len(world.run.ontology.classes)):
-            rows = np.flatnonzero(here & (images.labels == label))
-            people = generator.permutation(np.unique(images.patients[rows]))
-            some = people[: max(least, round(share * len(people)))]
-            shown[rows[np.isin(images.patients[rows], some)]] = label
-    return shown
+    patients: int = 0
+    tested: int = 0
+    hospital_tested: int = 0
 
 
 def run_of(config: FewLabelsConfig, world: World, method: Method) -> RunConfig:
     """Return the agreed run of a method."""
-    part = {"head": "head", "all": "all"}.get(method, "lora")
+    part = method if method in ("head", "lora", "all") else config.trainable
     semi = method in ("semi", "federated_semi")
     steps = config.steps_per_round
     if method == "head":
@@ -179,7 +110,7 @@ def run_of(config: FewLabelsConfig, world: World, method: Method) -> RunConfig:
         update={
             "trainable": part,
             "lora": config.lora,
-            "pseudo_labels": config.pseudo_labels.model_copy(
+            "pseudo_labels": old.pseudo_labels.model_copy(
                 update={"from_round": config.rounds // 2 + 1 if semi else 0}
             ),
             "training": old.training.model_copy(update=training),
@@ -201,12 +132,20 @@ def sites_of(world: World, method: Method) -> list[Integers]:
 
 
 def sums_of(world: World, model: Autoencoder, labels: Integers, rows: Integers) -> Sum:
-    """Return the class sums of some images under the labels that are shown."""
-    known = rows[labels[rows] != NO_LABEL]
-    nothing = np.zeros((len(known), 0), dtype=np.int64)
-    mu = latents_of(model, world.everything, known)
-    people = world.everything.patients[known]
-    return latent_sum(mu, labels[known], nothing, people, classes_alone(world.run))
+    """Return the merged class sums of all hospitals' images under the labels that are shown."""
+    mu, total = latents_of(model, world.everything, rows), None
+    for place in np.unique(world.hospital):
+        here = world.hospital[rows] == place
+        own = rows[here]
+        cells = (
+            labels[own],
+            np.zeros((len(own), 0), dtype=np.int64),
+            world.everything.patients[own],
+        )
+        found = guarded_latent_sum(mu[here], cells, classes_alone(world.run), world.smallest)
+        total = found if total is None else total.merge(found)
+    assert total is not None
+    return total
 
 
 def tune(
@@ -245,18 +184,24 @@ def tune(
 def _with_pseudo(
     world: World, model: Autoencoder, shown: Integers, rows: Integers, agreed: PseudoLabelConfig
 ) -> Integers:
-    """Return the labels with those that the class Gaussians of this model give beside."""
+    """Return the labels with those that each hospital gives its own images beside."""
     atlas = class_atlas(sums_of(world, model, shown, rows), world.run.ontology.classes)
-    bare = rows[shown[rows] == NO_LABEL]
-    if atlas is None or len(bare) == 0:
+    if atlas is None:
         return shown
-    found = pseudo_labels(latents_of(model, world.everything, bare), atlas, agreed).labels
-    return labelled_with(replace(world.everything, labels=shown), bare, found).labels
+    images, head = replace(world.everything, labels=shown), head_of(model)
+    for place in np.unique(world.hospital[rows]):
+        bare = rows[(shown[rows] == NO_LABEL) & (world.hospital[rows] == place)]
+        if len(bare) > 0:
+            mu = latents_of(model, images, bare)
+            found = pseudo_labels(mu, atlas, agreed, head).labels
+            found = without_small(found, images.patients[bare], world.smallest)
+            images = labelled_with(images, bare, found)
+    return images.labels
 
 
 def refitted(world: World, model: Autoencoder, shown: Integers) -> tuple[Head, Atlas | None]:
     """Return the head that a run would end with, and the atlas of the labels that are shown."""
-    trained = Head(model.head.weight.detach().numpy(), model.head.bias.detach().numpy())
+    trained = head_of(model)
     rows, val = world.everything.select("train"), world.everything.select("val")
     atlas = class_atlas(sums_of(world, model, shown, rows), world.run.ontology.classes)
     if atlas is None:
@@ -279,7 +224,7 @@ def macro_auc(world: World, mu: NDArray[np.float32], head: Head, rows: Integers)
 def measure(
     config: FewLabelsConfig, world: World, cell: str, method: Method, share: float, seed: int
 ) -> list[Result]:
-    """Return the figures of one method at one share; `federated_lora` gives `local` as well."""
+    """Return the figures of one method at one share; federated ones with an own head as well."""
     shown = shown_labels(world, share, seed)
     model, used, numbers = tune(config, world, method, shown, seed)
     head, atlas = refitted(world, model, shown)
@@ -289,40 +234,46 @@ def measure(
     there = world.hospital[test] == world.unlabelled
     mu = latents_of(model, images, test)
     right = float((used[given] == images.labels[given]).mean()) if len(given) else None
+    known = train_rows[shown[train_rows] != NO_LABEL]
     makes = run_of(config, world, method).learning.pseudo_labels.from_round > 0
     found = Result(
         cell,
         seed,
         method,
         share,
-        labelled=int((shown[train_rows] != NO_LABEL).sum()),
+        labelled=len(known),
         auc=macro_auc(world, mu, head, test),
         hospital_auc=macro_auc(world, mu[there], head, test[there]),
         pseudo=len(given) if makes else -1,
         right=right,
         numbers=numbers,
+        patients=len(np.unique(images.patients[known])),
+        tested=len(test),
+        hospital_tested=int(there.sum()),
     )
-    if method != "federated_lora" or atlas is None:
+    if method not in WITH_OWN_HEAD or atlas is None:
         return [found]
     own = train_rows[world.hospital[train_rows] == world.unlabelled]
-    latents, people = latents_of(model, images, own), images.patients[own]
-    adapted, taken = local_head(head, atlas, latents, people, config.pseudo_labels)
-    local = replace(
+    latents, agreed = latents_of(model, images, own), world.run.learning.pseudo_labels
+    adapted, labels = local_head(
+        head, atlas, latents, images.patients[own], agreed, trained=head_of(model)
+    )
+    taken = labels != NO_LABEL
+    with_own = replace(
         found,
-        method="local",
+        method=WITH_OWN_HEAD[method],
         auc=float("nan"),
         hospital_auc=macro_auc(world, mu[there], adapted, test[there]),
-        pseudo=taken,
-        right=None,
+        pseudo=int(taken.sum()),
+        right=float((labels == images.labels[own])[taken].mean()) if taken.any() else None,
     )
-    return [found, local]
+    return [found, with_own]
 
 
 def plan_of_cells(config: FewLabelsConfig) -> list[tuple[int, str, float, Method]]:
     """Return (seed, cell, share, method) of everything that is trained: heads, then by seed."""
-    curve = [(share, method) for share in config.shares for method in CURVE]
-    federated: tuple[Method, ...] = ("federated_lora", "federated_semi")
-    there = [(share, method) for share in config.hospital_shares for method in federated]
+    curve = [(share, method) for share in config.shares for method in config.methods]
+    there = [(share, method) for share in config.hospital_shares for method in WITH_OWN_HEAD]
     wanted = [
         (seed, cell, share, method)
         for seed in config.seeds
@@ -364,9 +315,10 @@ def run_few_labels(
 def _hold_settings(config: FewLabelsConfig, folder: Path) -> None:
     """Write what decides a result, or refuse a folder that was written with something else.
 
-    Seeds, shares and cells may be added later: each result says its own.
+    Seeds, shares and methods may be added later: each result says its own.
     """
-    wanted = config.model_dump(mode="json", exclude={"name", "seeds", "shares", "hospital_shares"})
+    free = {"name", "seeds", "shares", "hospital_shares", "methods"}
+    wanted = config.model_dump(mode="json", exclude=free)
     path = folder / "settings.json"
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != wanted:
         raise ConfigError(str(folder), ["holds a study with other settings; give another --out"])

@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mfm_core.config import LoraConfig, Part, PseudoLabelConfig
+from mfm_core.config import LoraConfig, Part
 from mfm_core.errors import ConfigError
 from simulation.config import NAME, StudyConfig, override, read_study
 from simulation.one_key import read_one_key
 
-Method = Literal["head", "lora", "all", "semi", "federated_lora", "federated_semi", "local"]
+Method = Literal["head", "lora", "all", "semi", "federated", "federated_semi", "local", "both"]
 CURVE: tuple[Method, ...] = ("head", "lora", "all", "semi")
-AT_THE_HOSPITAL: tuple[Method, ...] = ("federated_lora", "federated_semi", "local")
+AT_THE_HOSPITAL: tuple[Method, ...] = ("federated", "local", "federated_semi", "both")
 
 
 class CellConfig(Part):
@@ -40,6 +40,12 @@ class FewLabelsConfig(Part):
     hospital_shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         (0.1,), description="Shares at which the unlabelled hospital's gain is measured."
     )
+    methods: tuple[Literal["head", "lora", "all", "semi"], ...] = Field(
+        CURVE, description="Methods of the curve."
+    )
+    trainable: Literal["lora", "all"] = Field(
+        "all", description="What learns in the semi-supervised and the federated methods."
+    )
     pretrain_steps: int = Field(400, ge=1, description="Optimiser steps without a label.")
     rounds: int = Field(8, ge=2, le=1000, description="Rounds of fine-tuning.")
     steps_per_round: int = Field(8, ge=1, description="Optimiser steps of a hospital and round.")
@@ -48,7 +54,6 @@ class FewLabelsConfig(Part):
     learning_rate: float = Field(3e-3, gt=0, description="Peak of the cosine of fine-tuning.")
     labelled_share: float = Field(0.5, ge=0, le=1, description="Of a batch, at least.")
     lora: LoraConfig = LoraConfig(rank=8, alpha=16)
-    pseudo_labels: PseudoLabelConfig = PseudoLabelConfig()
     cells: dict[Annotated[str, Field(pattern=NAME)], CellConfig] = Field(min_length=1)
 
 

@@ -14,16 +14,17 @@ import numpy as np
 from scipy.stats import t as student
 
 from simulation.few_labels import Result
-from simulation.few_labels_config import CURVE
+from simulation.few_labels_config import AT_THE_HOSPITAL, CURVE
 
 NAMES = {
     "head": "head only",
     "lora": "LoRA",
     "all": "all weights",
-    "semi": "LoRA, semi-supervised",
-    "federated_lora": "untouched global head",
+    "semi": "semi-supervised",
+    "federated": "untouched global head",
+    "local": "own head",
     "federated_semi": "semi-supervised, federated",
-    "local": "semi-supervised, local",
+    "both": "semi-supervised, federated, own head",
 }
 KEPT, GAIN = 0.95, 0.02
 """Goals: of the AUC with every label at 10 % of them; of AUC at the hospital without labels."""
@@ -70,7 +71,7 @@ def gains(results: Sequence[Result], cell: str, method: str, share: float) -> Fi
         wanted = (cell, name, share)
         return {r.seed: r.hospital_auc for r in results if (r.cell, r.method, r.share) == wanted}
 
-    before, after = at("federated_lora"), at(method)
+    before, after = at("federated"), at(method)
     return figure_of([after[seed] - before[seed] for seed in sorted(before.keys() & after.keys())])
 
 
@@ -84,9 +85,10 @@ def make_tables(results: Sequence[Result]) -> str:
 
 
 def _curve(results: Sequence[Result], cell: str, shares: Sequence[float]) -> list[str]:
+    tested = max(r.tested for r in results if r.cell == cell)
     lines = [
-        f"| {cell}, macro AUC | "
-        + " | ".join(f"{share:.0%}" for share in shares)
+        f"| {cell}, macro AUC, {tested:,} test images | "
+        + " | ".join(f"{s:.0%}, {_patients(results, cell, s)} labelled" for s in shares)
         + " | kept at 10 % | numbers that leave |",
         "| --- |" + " --- |" * (len(shares) + 2),
     ]
@@ -102,17 +104,19 @@ def _curve(results: Sequence[Result], cell: str, shares: Sequence[float]) -> lis
 
 def _hospital(results: Sequence[Result], cell: str) -> list[str]:
     lines: list[str] = []
-    for share in sorted({r.share for r in results if r.method == "federated_lora"}):
+    tested = max(r.hospital_tested for r in results if r.cell == cell)
+    for share in sorted({r.share for r in results if r.method == "federated"}):
         lines += [
-            f"| {cell}, hospital without labels, {share:.0%} elsewhere | macro AUC there | gain | "
+            f"| {cell}, hospital without labels, {share:.0%} elsewhere, {tested:,} test images "
+            "| macro AUC there | gain | "
             "pseudo-labels | right |",
             "| --- | --- | --- | --- | --- |",
         ]
-        for method in ("federated_lora", "federated_semi", "local"):
+        for method in AT_THE_HOSPITAL:
             wanted = (cell, method, share)
             mine = [r for r in results if (r.cell, r.method, r.share) == wanted]
             found = figure_of([r.hospital_auc for r in mine])
-            gain = None if method == "federated_lora" else gains(results, cell, method, share)
+            gain = None if method == "federated" else gains(results, cell, method, share)
             made = [r.pseudo for r in mine if r.pseudo >= 0]
             right = [r.right for r in mine if r.right is not None]
             row = [NAMES[method], _text(found), "-" if gain is None else _judged(gain, GAIN)]
@@ -121,6 +125,12 @@ def _hospital(results: Sequence[Result], cell: str) -> list[str]:
             lines.append(f"| {' | '.join(row)} |")
         lines.append("")
     return lines
+
+
+def _patients(results: Sequence[Result], cell: str, share: float) -> str:
+    """Return how many patients showed a label, on average over seeds."""
+    found = {r.seed: r.patients for r in results if (r.cell, r.share) == (cell, share)}
+    return f"{np.mean(list(found.values())):,.0f}"
 
 
 def _text(figure: Figure | None) -> str:

@@ -11,14 +11,26 @@ from simulation.few_labels_table import draw_curve, figure_of, gains, kept, make
 
 
 def result(method: str, share: float, seed: int, auc: float, there: float = 0.5) -> Result:
-    return Result("films", seed, method, share, 10, auc, there, numbers=100)
+    return Result(
+        "films",
+        seed,
+        method,
+        share,
+        10,
+        auc,
+        there,
+        numbers=100,
+        patients=round(200 * share),
+        tested=1234,
+        hospital_tested=77,
+    )
 
 
 RESULTS = [
     *(result("lora", 0.1, seed, 0.76 + 0.01 * seed) for seed in range(3)),
     *(result("lora", 1.0, seed, 0.80) for seed in range(3)),
     *(result("head", 0.1, seed, 0.60) for seed in range(3)),
-    *(result("federated_lora", 0.1, seed, 0.7, 0.60 + 0.1 * seed) for seed in range(3)),
+    *(result("federated", 0.1, seed, 0.7, 0.60 + 0.1 * seed) for seed in range(3)),
     *(result("federated_semi", 0.1, seed, 0.7, 0.63 + 0.1 * seed) for seed in range(3)),
     *(result("local", 0.1, seed, float("nan"), 0.61 + 0.1 * seed) for seed in range(3)),
 ]
@@ -45,10 +57,14 @@ def test_the_tables_say_met_and_missed() -> None:
     text = make_tables(RESULTS)
     lora = next(line for line in text.splitlines() if line.startswith("| LoRA |"))
     assert "(met)" in lora and "0.800 ± 0.000" in lora
-    federated = next(line for line in text.splitlines() if "federated" in line)
-    local = next(line for line in text.splitlines() if "local" in line)
+    federated = next(line for line in text.splitlines() if "semi-supervised, federated |" in line)
+    local = next(line for line in text.splitlines() if "own head |" in line)
     assert "(met)" in federated and "(missed)" in local
-    assert "untouched global head" in text and "| 10% | 100% |" in text
+    assert (
+        "untouched global head" in text
+        and "1,234 test images | 10%, 20 labelled | 100%, 200 labelled |" in text
+    )
+    assert "77 test images" in text
 
 
 def test_the_picture_is_written(tmp_path: Path) -> None:
