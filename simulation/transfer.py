@@ -10,6 +10,9 @@ logistic regression on their latents of those images:
   was started from the few images;
 - full, pre-trained and full, from scratch: all weights learn, from either start.
 
+With `refit_linear_path` a pre-trained model keeps its convolutions only: its linear path starts
+from the few images as well, which is all that "from scratch" has ahead of it.
+
 Beside them stands the logistic regression on 32 px pixels. Figures are macro AUC on the left-out
 domain's test groups. What crosses a hospital's boundary: everything; one researcher holds it all.
 """
@@ -81,6 +84,10 @@ class TransferConfig(Part):
     )
     pretraining_steps: int = Field(1000, ge=1, description="Optimiser steps of pre-training.")
     adaptation_steps: int = Field(100, ge=1, description="Optimiser steps of a full adaptation.")
+    refit_linear_path: bool = Field(
+        False,
+        description="Start a pre-trained model's linear path anew from the few images.",
+    )
     replicates: int = Field(200, ge=20, le=1000, description="Bootstrap replicates by group.")
     image: ImageConfig = ImageConfig()
     model: ModelConfig = ModelConfig()
@@ -219,7 +226,8 @@ def adapt(
     model = world.new_model(len(world.config.domains[left_out].classes))
     if released is not None:
         start_from(model, released)
-    elif world.config.model.linear_path:
+    anew = released is None or world.config.refit_linear_path
+    if anew and world.config.model.linear_path:
         start_linear_path(model, patch_moments(images, few, world.config.model))
     steps = world.config.adaptation_steps if full else 0
     if steps:

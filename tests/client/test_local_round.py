@@ -7,9 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from client.local_round import class_sums, lesson_of, weight_in, with_pseudo_labels
 from client.site import Site, open_site
+from mfm_core.finetuning import head_of
+from mfm_core.head import fit_heads
+from mfm_core.pseudo_labels import class_atlas, pseudo_labels, without_small
 from mfm_core.sums import Sum
 from strategies.answers import answer_of, request_schema
 from strategies.config import RunConfig
@@ -64,6 +68,20 @@ def test_unlabelled_images_get_labels_in_rounds_that_say_so_only(site: Site) -> 
     assert (found.labels[train] >= 0).any() and (bare.images.labels == -1).all()
     others = np.setdiff1d(np.arange(len(found)), train)
     assert (found.labels[others] == -1).all()
+
+
+def test_the_directions_of_the_trained_head_decide(site: Site) -> None:
+    bare, sums, train = without_labels(site), sums_of_many(site), site.images.select("train")
+    atlas = class_atlas(sums, site.run.ontology.classes)
+    assert atlas is not None
+    with torch.no_grad():
+        site.model.head.weight.copy_(torch.from_numpy(fit_heads(atlas, (0.3,))[0].weight))
+    found = with_pseudo_labels(bare, 2, sums).labels[train]
+    agreed, mu = site.run.learning.pseudo_labels, bare.latents("train")
+    wanted = pseudo_labels(mu, atlas, agreed, head_of(site.model)).labels
+    smallest = site.config.limits.min_cell_count
+    wanted = without_small(wanted, site.images.patients[train], smallest)
+    assert (found == wanted).all() and (found >= 0).any()
 
 
 def test_known_labels_stay(site: Site) -> None:

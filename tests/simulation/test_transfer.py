@@ -121,6 +121,19 @@ def test_a_head_alone_leaves_the_released_encoder_and_full_adaptation_moves_it(
     assert torch.equal(released.to_latent.weight, weights) and head.head.out_features == 2
 
 
+def test_a_refitted_linear_path_is_that_of_the_few_images_and_the_rest_is_released(
+    world: World,
+) -> None:
+    released, few = pretrain_without(world, "spots"), pick_few(world.images["spots"], 2, 0)
+    config = world.config.model_copy(update={"refit_linear_path": True})
+    found = adapt(replace(world, config=config), "spots", few, released, full=False)
+    scratch = adapt(world, "spots", few, None, full=False)
+    assert found.linear_path and scratch.linear_path and released.linear_path
+    assert torch.equal(found.linear_path.basis, scratch.linear_path.basis)
+    assert not torch.equal(found.linear_path.basis, released.linear_path.basis)
+    assert torch.equal(found.to_latent.weight, released.to_latent.weight)
+
+
 def test_a_study_ends_in_a_table_goes_on_where_it_stopped_and_repeats(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
