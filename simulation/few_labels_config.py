@@ -15,8 +15,9 @@ from mfm_core.errors import ConfigError
 from simulation.config import NAME, StudyConfig, override, read_study
 from simulation.one_key import read_one_key
 
-Method = Literal["head", "lora", "all", "semi", "federated", "federated_semi", "local", "both"]
-CURVE: tuple[Method, ...] = ("head", "lora", "all", "semi")
+CurveMethod = Literal["head", "lora", "all", "semi"]
+Method = CurveMethod | Literal["federated", "federated_semi", "local", "both"]
+CURVE: tuple[CurveMethod, ...] = ("head", "lora", "all", "semi")
 AT_THE_HOSPITAL: tuple[Method, ...] = ("federated", "local", "federated_semi", "both")
 
 
@@ -40,9 +41,7 @@ class FewLabelsConfig(Part):
     hospital_shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         (0.1,), description="Shares at which the unlabelled hospital's gain is measured."
     )
-    methods: tuple[Literal["head", "lora", "all", "semi"], ...] = Field(
-        CURVE, description="Methods of the curve."
-    )
+    methods: tuple[CurveMethod, ...] = Field(CURVE, description="Methods of the curve.")
     trainable: Literal["lora", "all"] = Field(
         "all", description="What learns in the semi-supervised and the federated methods."
     )
