@@ -94,10 +94,12 @@ def _curve(results: Sequence[Result], cell: str, shares: Sequence[float]) -> lis
     ]
     for method in CURVE:
         mine = [r for r in results if (r.cell, r.method) == (cell, method)]
+        if not mine:
+            continue
         cells = [figure_of(list(aucs(results, cell, method, s).values())) for s in shares]
         part = kept(results, cell, method, 0.1)
-        numbers = f"{mine[0].numbers:,}" if mine else "-"
-        row = [NAMES[method], *(_text(found) for found in cells), _judged(part, KEPT), numbers]
+        judged = [_judged(part, KEPT), f"{mine[0].numbers:,}"]
+        row = [NAMES[method], *(_text(found) for found in cells), *judged]
         lines.append(f"| {' | '.join(row)} |")
     return [*lines, ""]
 

@@ -65,6 +65,7 @@ def test_the_tables_say_met_and_missed() -> None:
         and "1,234 test images | 10%, 20 labelled | 100%, 200 labelled |" in text
     )
     assert "77 test images" in text
+    assert "all weights" not in text  # nothing of it was measured
 
 
 def test_the_picture_is_written(tmp_path: Path) -> None:
