@@ -360,11 +360,14 @@ _PLAIN = {
     "extra_forbidden": "unknown key; remove it or correct its spelling",
     "missing": "is missing; add it",
     **dict.fromkeys(("tuple_type", "list_type"), "expected a list, e.g. [a, b]"),
-    **dict.fromkeys(("model_type", "dict_type"), "expected keys with values"),
+    **dict.fromkeys(
+        ("model_type", "model_attributes_type", "dict_type"), "expected keys with values"
+    ),
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "expected a whole number"),
     **dict.fromkeys(("float_type", "float_parsing"), "expected a number"),
     **dict.fromkeys(("bool_type", "bool_parsing"), "expected true or false"),
     "string_type": "expected text",
+    "string_pattern_mismatch": "does not have the pattern {pattern}",
     "too_short": "expected {min_length} or more entries",
     "too_long": "expected {max_length} entries or fewer",
     "union_tag_not_found": "has no kind",

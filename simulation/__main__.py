@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import sys
 import tempfile
@@ -329,6 +330,8 @@ def leaks(
     def say(text: str) -> None:
         print(text, file=sys.stderr)
 
+    if not math.isfinite(minutes):
+        raise typer.BadParameter(f"--minutes: expected a number of minutes, found {minutes}")
     wanted = chosen_settings(only)
     with choose_display(quiet=as_json) as display:
         found = run_leaks(out, display, minutes, parse_settings(settings), say, wanted)

@@ -179,3 +179,11 @@ def test_damaged_results_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     (folder / "results.json").write_text("{", encoding="utf-8")
     assert call(["run", str(path), "--out", str(tmp_path / "runs")]) == 1
     assert "results.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("minutes", ["nan", "inf", "-1"])
+def test_a_time_that_cannot_be_kept_is_wrong_use(
+    minutes: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["leaks", "--minutes", minutes]) == 2
+    assert "--minutes" in capsys.readouterr().err
