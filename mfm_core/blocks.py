@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mfm_core.passes import ResizePass, UnitPass
+from mfm_core.passes import ResizePass, UnitPass, Watch
 from mfm_core.rows import (
     GroupProduct,
     channel_shuffle,
@@ -99,7 +99,13 @@ class ShuffleUnit(nn.Module):
     """A residual ShuffleNet unit: `[N, C, H, W]` to the same shape.
 
     Group conv -> GroupNorm -> ReLU -> shuffle -> depthwise 3x3 -> group conv -> add.
+
+    Attributes:
+        watch: is shown what the layers were given, and by its result what comes back to them
+            (`mfm_core.passes.Watch`); asked in one pass only.
     """
+
+    watch: Watch | None = None
 
     def __init__(self, width: int, inner: int, groups: int, norm_channels: int) -> None:
         super().__init__()
@@ -116,7 +122,9 @@ class ShuffleUnit(nn.Module):
             return self._by_layers(images)
         norm, narrow, widen = self.norm, self.narrow.weight, self.widen.weight
         weights = (narrow, norm.weight, norm.bias, self.depthwise.weight, widen)
-        whole: torch.Tensor = UnitPass.apply(images, *weights, norm.num_groups, norm.eps)
+        whole: torch.Tensor = UnitPass.apply(
+            images, *weights, norm.num_groups, norm.eps, self.watch
+        )
         return whole
 
     def _by_layers(self, images: torch.Tensor) -> torch.Tensor:

@@ -21,9 +21,11 @@ from opacus.grad_sample.grad_sample_module import GradSampleHooks
 from torch import nn
 
 from mfm_core.autoencoder import Autoencoder
-from mfm_core.blocks import Conv3x3, GroupPointwise, Norm
+from mfm_core.blocks import Conv3x3, GroupPointwise, Norm, ShuffleUnit
+from mfm_core.devices import device_of
 from mfm_core.image_gradients import Gradients, Use, formed, inner_products, is_wide, multiply
 from mfm_core.linear_path import LinearPath
+from mfm_core.rows import to_rows
 
 Samples = dict[Any, torch.Tensor]
 """Parameter to its gradients per image, `[N, *shape]`."""
@@ -216,8 +218,13 @@ class Tape:
             self._handles.append(part.register_forward_pre_hook(self._begin))
         if centred:
             self._handles.append(self._model.encoder.register_forward_pre_hook(self._see_centred))
+        watched = self._watched()
+        for unit in watched:
+            unit.watch = partial(self._watch, unit)
+        inside = {layer for unit in watched for layer in unit.children()}
         for layer in self._layers:
-            self._handles.append(layer.register_forward_hook(self._see))
+            if layer not in inside:
+                self._handles.append(layer.register_forward_hook(self._see))
         self._forget()
         return self
 
@@ -230,6 +237,8 @@ class Tape:
         """Take the hooks and all gradients per image away."""
         for handle in self._handles:
             handle.remove()
+        for unit in self._watched():
+            unit.watch = None
         for parameter in self._learning:
             parameter.requires_grad_(True)
         self._forget()
@@ -274,6 +283,42 @@ class Tape:
         copies = copies.requires_grad_()
         copies.register_hook(lambda slope: self._record({parameter: slope.clone()}))  # type: ignore[no-untyped-call]
         return copies
+
+    def _watched(self) -> list[ShuffleUnit]:
+        """Return the units that learn, where they run as one pass."""
+        if device_of(self._model).type != "cpu":
+            return []
+        learns = set(self._layers)
+        units = [part for part in self._model.modules() if isinstance(part, ShuffleUnit)]
+        return [unit for unit in units if learns.intersection(unit.children())]
+
+    def _watch(
+        self,
+        unit: ShuffleUnit,
+        images: torch.Tensor,
+        inner: torch.Tensor,
+        moments: list[torch.Tensor],
+        active: torch.Tensor,
+        mixed: torch.Tensor,
+    ) -> Callable[..., None]:
+        unit.norm.moments = tuple(moments)
+        seen = {
+            unit.narrow: to_rows(images),
+            unit.norm: inner,
+            unit.depthwise: active,
+            unit.widen: to_rows(mixed),
+        }
+        keepers = [
+            _keeper(layer, given.detach(), len(images)) if layer in self._layers else None
+            for layer, given in seen.items()
+        ]
+
+        def record(*slopes: torch.Tensor) -> None:
+            for keep, slope in zip(keepers, slopes, strict=True):
+                if keep is not None:
+                    self._record(keep(slope))
+
+        return record
 
     def _begin(self, _: nn.Module, given: tuple[Any, ...]) -> None:
         self._count = given[1] if len(given) > 1 else len(given[0])

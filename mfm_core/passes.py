@@ -32,6 +32,11 @@ from mfm_core.rows import (
 
 aten = torch.ops.aten
 
+Watch = Callable[..., Callable[..., None]]
+"""Is shown what the layers of a unit were given: images of the first product, of the norm (and its
+moments, a list), of the depthwise convolution and of the second product. What it returns is shown,
+in the same order, the gradients by what the layers returned: rows, images, images, rows."""
+
 
 class UnitPass(torch.autograd.Function):
     """A residual unit: product, norm, ReLU, shuffle, depthwise 3x3, product, sum."""
@@ -45,9 +50,9 @@ class UnitPass(torch.autograd.Function):
             images: `[N, C, H, W]`, channels-last.
             given: weights `[g, I / g, C / g]` of the first product, scale and shift `[I]` of the
                 norm, depthwise weights `[I, 1, 3, 3]`, weights `[g, C / g, I / g]` of the second
-                product; groups and eps of the norm.
+                product; groups and eps of the norm; None or who watches.
         """
-        narrow, scale, shift, depthwise, widen, norm_groups, eps = given
+        narrow, scale, shift, depthwise, widen, norm_groups, eps, watch = given
         count, rows = len(images), to_rows(images)
         inner = to_images(product(rows, narrow.mT), count)
         sizes = (count, len(scale), images.shape[2] * images.shape[3], norm_groups)
@@ -56,6 +61,7 @@ class UnitPass(torch.autograd.Function):
         mixed = torch.conv2d(active, depthwise, None, 1, 1, 1, len(scale))
         ctx.save_for_backward(images, *given[:5], inner, active, mixed, *moments)
         ctx.sizes, ctx.eps = sizes, eps
+        ctx.watched = watch and watch(images, inner, moments, active, mixed)
         total = rows.clone(memory_format=torch.contiguous_format)
         return to_images(add_product(total, to_rows(mixed), widen.mT), count)
 
@@ -76,11 +82,13 @@ class UnitPass(torch.autograd.Function):
             by_active, inner, mean, over_deviation, scale, *ctx.sizes, [True, *needed[2:4]]
         )
         by_rows, by_images = to_rows(by_inner), None
+        if ctx.watched:
+            ctx.watched(by_rows, by_active, by_mixed, slope)
         if needed[0]:
             by_images = to_images(add_product(slope.clone(), by_rows, narrow), count)
         by_narrow = weight_gradient(by_rows, to_rows(images), groups) if needed[1] else None
         by_widen = weight_gradient(slope, to_rows(mixed), groups) if needed[5] else None
-        return by_images, by_narrow, by_scale, by_shift, by_depthwise, by_widen, None, None
+        return by_images, by_narrow, by_scale, by_shift, by_depthwise, by_widen, *[None] * 3
 
 
 class ResizePass(torch.autograd.Function):
