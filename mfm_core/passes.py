@@ -128,7 +128,7 @@ class ResizePass(torch.autograd.Function):
         slope = to_rows(gradients[0]) if ctx.halves else gather(gradients[0], groups)
         slope = slope.contiguous()
         by_rows = product(slope, weight)
-        by_rows = aten.threshold_backward.grad_input(by_rows, rows, 0, grad_input=by_rows)
+        aten.threshold_backward.grad_input(by_rows, rows, 0, grad_input=by_rows)
         by_weight = weight_gradient(slope, rows, groups) if needed[3] else None
         by_active = to_images(by_rows, count)
         if ctx.halves:
@@ -140,8 +140,9 @@ class ResizePass(torch.autograd.Function):
 
 
 def _through_relu(slope: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
-    """Return the rows `[M, C]`, their own memory, of a gradient before a ReLU, by its output."""
-    return to_rows(aten.threshold_backward(slope, active, 0)).contiguous()
+    """Return the rows `[M, C]` of a gradient before a ReLU, from its output; overwrites `slope`."""
+    held = aten.threshold_backward.grad_input(slope, active, 0, grad_input=slope)
+    return to_rows(held).contiguous()
 
 
 def _depthwise_gradients(
