@@ -107,7 +107,8 @@ def _curve(results: Sequence[Result], cell: str, shares: Sequence[float]) -> lis
 def _hospital(results: Sequence[Result], cell: str) -> list[str]:
     lines: list[str] = []
     tested = max(r.hospital_tested for r in results if r.cell == cell)
-    for share in sorted({r.share for r in results if r.method == "federated"}):
+    shares = {r.share for r in results if (r.cell, r.method) == (cell, "federated")}
+    for share in sorted(shares):
         lines += [
             f"| {cell}, hospital without labels, {share:.0%} elsewhere, {tested:,} test images "
             "| macro AUC there | gain | "
@@ -117,6 +118,8 @@ def _hospital(results: Sequence[Result], cell: str) -> list[str]:
         for method in AT_THE_HOSPITAL:
             wanted = (cell, method, share)
             mine = [r for r in results if (r.cell, r.method, r.share) == wanted]
+            if not mine:
+                continue
             found = figure_of([r.hospital_auc for r in mine])
             gain = None if method == "federated" else gains(results, cell, method, share)
             made = [r.pseudo for r in mine if r.pseudo >= 0]
