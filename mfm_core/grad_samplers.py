@@ -2,9 +2,9 @@
 
 Our layers register their grad samplers with Opacus; `Tape` calls Opacus's registry. Opacus's own
 hooks let autograd reduce each weight's gradient over the batch and then form it once more per
-image. Here the weights are constants
-during the pass, so nothing is reduced, and hooks on the outputs make the gradients as soon as what
-they are made of comes back (`mfm_core.image_gradients`). A layer that nobody registered is refused.
+image. Here the weights are constants during the pass, so nothing is reduced, and hooks on the
+outputs make the gradients as soon as what they are made of comes back (`mfm_core.image_gradients`).
+A layer that nobody registered is refused.
 Nothing here crosses the hospital's boundary: a gradient of one image never may.
 """
 

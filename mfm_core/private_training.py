@@ -2,10 +2,10 @@
 
 Every unit (an image, or all images of a patient) is in a step with the same probability, on its
 own (Poisson sampling); a patient's gradient is the mean over its images. Each unit's gradient is
-clipped to `max_grad_norm`; the sum gets Opacus's Gaussian noise (its secure mode at a site) and is
-divided by the *expected* number of units. All that follows sees the noisy gradient only and costs
-nothing: proximal pull, norm clip, AdamW, moving average. A step without any unit is noise and
-counts.
+clipped to `max_grad_norm`; Opacus's DPOptimizer adds Gaussian noise to the sum (its secure mode at
+a site) and divides it by the *expected* number of units. All that follows sees the noisy gradient
+only and costs nothing: proximal pull, norm clip, AdamW, moving average. A step without any unit is
+noise and counts.
 Augmentation draws for each image alone, from numbers that hold nothing of the data, so a unit's
 gradient remains a function of that unit; `mfm_core.private_objective` sees to the losses.
 
@@ -25,7 +25,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus.optimizers.optimizer import _generate_noise
+from opacus.optimizers import DPOptimizerFastGradientClipping
 from opacus.utils.uniform_sampler import UniformWithReplacementSampler
 
 from mfm_core.augmentation import augment
@@ -49,9 +49,6 @@ MOST_IMAGES_OF_A_PATIENT = 16
 
 MOST_AT_ONCE = 64
 """Images in one pass; a larger step is added up from several. Bounds the memory."""
-
-NOISE_AT_ONCE = 2**15
-"""Numbers of noise drawn at a time: they stay in a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -253,14 +250,14 @@ def _teach(
     model, seen, proximal = lesson.model.train(), 0, 0.0
     totals = torch.zeros(len(TERM_NAMES), dtype=torch.float64, device=device_of(model))
     with FlatOptimiser(model, config, proximal_mu) as optimiser, Tape(model) as tape:
+        noisy_mean = NoisyMean(optimiser.gradient, privacy, expected, chance)
         for step, rate in enumerate(rates):
             chance.refresh()
             optimiser.clear()
             for images, owners in passes(_draw_units(units, privacy.sample_rate, chance.draws)):
                 terms = _add_pass(lesson, tape, privacy.max_grad_norm, images, owners)
                 totals, seen = totals + terms.sum(dim=0).double(), seen + len(terms)
-            add_noise(optimiser.gradient, privacy, chance)
-            optimiser.gradient.div_(expected)
+            noisy_mean.apply(optimiser.gradient)
             proximal += optimiser.step(rate, ema_decay(config.ema_decay, step))
     named = dict(zip(TERM_NAMES, to_array(totals / max(seen, 1)).tolist(), strict=True))
     return {**named, "proximal": proximal / max(1, len(rates))} if proximal_mu > 0 else named
@@ -339,14 +336,36 @@ def _join(owners: torch.Tensor, each: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(each).index_add_(0, owners, each)
 
 
-def add_noise(total: torch.Tensor, privacy: PrivateStep, chance: Chance) -> None:
-    """Add the noise of a step to the summed gradients, a flat vector, in place.
+class NoisyMean:
+    """Opacus's optimizer between the clipped sums and the step: noise, then the expected mean.
 
-    Drawn by Opacus, a cache's worth at a time, on the processor; `chance.secret` takes its secure
-    mode, which adds up four draws against attacks on the gaps between floating point numbers.
+    It is the DPOptimizer of Opacus's own ghost clipping, which leaves the clipping to the gradients
+    (`add_clipped`). Noise is drawn on the processor; `chance.secret` takes the secure mode, which
+    adds up four draws against attacks on the gaps between floating point numbers.
+
+    Args:
+        like: a gradient, flat.
+        privacy: noise and clip.
+        expected: number of units in a step on average, > 0.
+        chance: has the generator of the noise.
     """
-    deviation = privacy.noise_multiplier * privacy.max_grad_norm
-    for part in total.split(NOISE_AT_ONCE):  # type: ignore[no-untyped-call]
-        home = torch.empty_like(part, device=chance.noise.device)
-        drawn = _generate_noise(deviation, home, chance.noise, chance.secret)
-        part.add_(drawn.to(part.device))
+
+    def __init__(
+        self, like: torch.Tensor, privacy: PrivateStep, expected: float, chance: Chance
+    ) -> None:
+        self._vector = torch.nn.Parameter(torch.zeros_like(like, device=chance.noise.device))
+        self._optimizer = DPOptimizerFastGradientClipping(
+            torch.optim.SGD([self._vector]),  # never steps: the noisy mean goes on to FlatOptimiser
+            noise_multiplier=privacy.noise_multiplier,
+            max_grad_norm=privacy.max_grad_norm,
+            expected_batch_size=expected,
+            generator=chance.noise,
+            secure_mode=chance.secret,
+        )
+
+    def apply(self, total: torch.Tensor) -> None:
+        """Make the noisy mean of the sum of clipped gradients, a flat vector, in place."""
+        self._optimizer.zero_grad(set_to_none=True)
+        self._vector.grad = total.to(self._vector.device)
+        self._optimizer.pre_step()
+        total.copy_(self._vector.grad)

@@ -24,11 +24,11 @@ from mfm_core.private_objective import losses_per_image
 from mfm_core.private_training import (
     MOST_AT_ONCE,
     MOST_IMAGES_OF_A_PATIENT,
+    NoisyMean,
     PrivateStep,
     _add_pass,
     _draw_units,
     _Lesson,
-    add_noise,
     group_units,
     passes,
     train_privately,
@@ -188,8 +188,9 @@ def test_the_noise_has_the_promised_scale() -> None:
         chance = Chance(seed)
         with FlatOptimiser(model, LEARNING.training, 0.0) as optimiser:
             optimiser.clear()
-            add_noise(optimiser.gradient, PrivateStep(1.5, 0.2, 0.5, "image"), chance)
-            noise = optimiser.gradient / 12.0
+            private = PrivateStep(1.5, 0.2, 0.5, "image")
+            NoisyMean(optimiser.gradient, private, 12.0, chance).apply(optimiser.gradient)
+            noise = optimiser.gradient.clone()
         promised = 1.5 * 0.2 / 12.0
         assert len(noise) > 10_000
         assert float(noise.std()) == pytest.approx(promised, rel=0.03)
