@@ -23,6 +23,9 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from strategies.processes import read_process
 
 PROBE_EVERY_S = 15.0
+STARTING_EVERY_S = 1.0
+"""Between two looks at a program that has just started; its silence counts after PROBE_EVERY_S."""
+
 SICK_S = 120.0
 """A program that runs but has not answered for so long is ended and started again."""
 
@@ -84,7 +87,7 @@ class Pulse:
 
     Attributes:
         ask: asks it once.
-        answers: what it last said; None while it does not run or was never asked.
+        answers: what it last said; None while it does not run or has just started.
     """
 
     ask: Callable[[], bool]
@@ -104,10 +107,12 @@ class Pulse:
             return False
         if now < self._next:
             return False
-        self._next = now + PROBE_EVERY_S
-        self.answers = self.ask()
-        if self.answers:
+        self._next = now + (STARTING_EVERY_S if self.answers is None else PROBE_EVERY_S)
+        answers = self.ask()
+        if answers:
             self._well_at = time.monotonic()
+        if answers or self.answers is not None or now - self._well_at >= PROBE_EVERY_S:
+            self.answers = answers
         if time.monotonic() - self._well_at <= SICK_S:
             return False
         self._well_at = time.monotonic()

@@ -65,6 +65,25 @@ def test_an_outgoing_connection_with_the_same_port_takes_nothing_away(address: s
         program.bind((host, int(port)))
 
 
+def test_a_program_that_starts_is_asked_often_and_not_called_silent_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, asked = [1000.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    pulse = Pulse(lambda: asked.append(now[0]) or len(asked) > 5)  # type: ignore[func-returns-value]
+    while pulse.answers is None:
+        pulse.is_lost(True)
+        now[0] += 0.25
+    assert pulse.answers is True and asked[-1] == 1000.0 + 5 * health.STARTING_EVERY_S
+
+    never = Pulse(lambda: False)
+    began = now[0]
+    while never.answers is None:
+        never.is_lost(True)
+        now[0] += 0.25
+    assert never.answers is False and now[0] - began > health.PROBE_EVERY_S
+
+
 def test_silence_is_forgiven_for_a_while_and_then_not(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
