@@ -244,9 +244,12 @@ def ledger_problems(consortium: Consortium, run: str, images: dict[str, int]) ->
     steps = [(x["phase"], x["round"]) for x in lines if x["phase"] != "hello"]
     problems = [f"{step} stands {steps.count(step)} times" for step in set(steps)
                 if steps.count(step) > 1]  # fmt: skip
-    accepted = [value for line in lines for value in line["ledgers"].values()]
-    if len(set(accepted)) < len(accepted):
-        problems.append("a site's answer was counted twice")
+    counted: dict[str, list[str]] = {}
+    for number, line in enumerate(lines):
+        for name, entry in line["ledgers"].items():
+            counted.setdefault(entry, []).append(f"{name} in line {number} ({line['phase']})")
+    problems += [f"an answer, {entry!r}, was counted twice: {', '.join(where)}"
+                 for entry, where in counted.items() if len(where) > 1]  # fmt: skip
     for line in lines:
         if line["images"] != sum(line["site_images"].values()):
             problems.append(f"{line['phase']}: {line['images']} images, the sites have fewer")
