@@ -55,9 +55,8 @@ class UnitPass(torch.autograd.Function):
         narrow, scale, shift, depthwise, widen, norm_groups, eps, watch = given
         count, rows = len(images), to_rows(images)
         inner = to_images(product(rows, narrow.mT), count)
-        sizes = (count, len(scale), images.shape[2] * images.shape[3], norm_groups)
-        active, *moments = torch.native_group_norm(inner, scale, shift, *sizes, eps)
-        active = to_images(exchange(to_rows(active.relu_()), len(narrow)), count)
+        active, moments, sizes = _norm_and_relu(inner, scale, shift, norm_groups, eps)
+        active = to_images(exchange(to_rows(active), len(narrow)), count)
         mixed = torch.conv2d(active, depthwise, None, 1, 1, 1, len(scale))
         ctx.save_for_backward(images, *given[:5], inner, active, mixed, *moments)
         ctx.sizes, ctx.eps = sizes, eps
@@ -107,9 +106,7 @@ class ResizePass(torch.autograd.Function):
         """
         scale, shift, weight, halves, norm_groups, eps = given
         count = len(images)
-        sizes = (count, len(scale), images.shape[2] * images.shape[3], norm_groups)
-        active, *moments = torch.native_group_norm(images, scale, shift, *sizes, eps)
-        active.relu_()
+        active, moments, sizes = _norm_and_relu(images, scale, shift, norm_groups, eps)
         rows = space_to_depth(active, 2, len(weight)) if halves else to_rows(active)
         ctx.save_for_backward(images, scale, shift, weight, rows, *moments)
         ctx.sizes, ctx.eps, ctx.halves = sizes, eps, halves
@@ -137,6 +134,15 @@ class ResizePass(torch.autograd.Function):
             by_active, images, mean, over_deviation, scale, *ctx.sizes, list(needed[:3])
         )
         return by_images, by_scale, by_shift, by_weight, None, None, None
+
+
+def _norm_and_relu(
+    images: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, groups: int, eps: float
+) -> tuple[torch.Tensor, list[torch.Tensor], tuple[int, int, int, int]]:
+    """Return the active images, and the moments and sizes that the norm's backward pass takes."""
+    sizes = (len(images), len(scale), images.shape[2] * images.shape[3], groups)
+    active, *moments = torch.native_group_norm(images, scale, shift, *sizes, eps)
+    return active.relu_(), moments, sizes
 
 
 def _through_relu(slope: torch.Tensor, active: torch.Tensor) -> torch.Tensor:

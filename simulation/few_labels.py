@@ -57,6 +57,9 @@ from strategies.config import RunConfig
 from strategies.wire import model_size
 
 Integers = NDArray[np.int64]
+WITH_PSEUDO: tuple[Method, ...] = ("semi", "federated_semi")
+"""Methods with the unlabelled hospital, and pseudo-labels in the second half of the rounds."""
+
 WITH_OWN_HEAD: dict[Method, Method] = {"federated": "local", "federated_semi": "both"}
 """What a federated method is called with the head of the unlabelled hospital's own."""
 
@@ -95,7 +98,6 @@ class Result:
 def run_of(config: FewLabelsConfig, world: World, method: Method) -> RunConfig:
     """Return the agreed run of a method."""
     part = method if method in ("head", "lora", "all") else config.trainable
-    semi = method in ("semi", "federated_semi")
     steps = config.steps_per_round
     if method == "head":
         steps = -(-config.head_steps // config.rounds)
@@ -111,7 +113,7 @@ def run_of(config: FewLabelsConfig, world: World, method: Method) -> RunConfig:
             "trainable": part,
             "lora": config.lora,
             "pseudo_labels": old.pseudo_labels.model_copy(
-                update={"from_round": config.rounds // 2 + 1 if semi else 0}
+                update={"from_round": config.rounds // 2 + 1 if method in WITH_PSEUDO else 0}
             ),
             "training": old.training.model_copy(update=training),
         }
@@ -123,8 +125,7 @@ def sites_of(world: World, method: Method) -> list[Integers]:
     """Return the training images of every site that takes part: rows of the world's images."""
     train_rows = world.everything.select("train")
     where = world.hospital[train_rows]
-    with_bare = method in ("semi", "federated_semi")
-    some = train_rows[(where != world.unlabelled) | with_bare]
+    some = train_rows[(where != world.unlabelled) | (method in WITH_PSEUDO)]
     if method in CURVE:
         return [some]
     groups = np.unique(world.hospital[some])
@@ -235,7 +236,6 @@ def measure(
     mu = latents_of(model, images, test)
     right = float((used[given] == images.labels[given]).mean()) if len(given) else None
     known = train_rows[shown[train_rows] != NO_LABEL]
-    makes = run_of(config, world, method).learning.pseudo_labels.from_round > 0
     found = Result(
         cell,
         seed,
@@ -244,7 +244,7 @@ def measure(
         labelled=len(known),
         auc=macro_auc(world, mu, head, test),
         hospital_auc=macro_auc(world, mu[there], head, test[there]),
-        pseudo=len(given) if makes else -1,
+        pseudo=len(given) if method in WITH_PSEUDO else -1,
         right=right,
         numbers=numbers,
         patients=len(np.unique(images.patients[known])),

@@ -11,11 +11,7 @@ from mfm_core.blocks import (
     clamp_gently,
 )
 from mfm_core.rows import channel_shuffle, to_images, to_rows
-
-
-def pictures(channels: int, side: int = 8, count: int = 3) -> torch.Tensor:
-    values = torch.randn(count, channels, side, side, generator=torch.Generator().manual_seed(0))
-    return values.contiguous(memory_format=torch.channels_last)
+from tests.mfm_core.test_rows import pictures
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
