@@ -235,6 +235,10 @@ def _state(pid: int) -> str:
 def ledger_problems(consortium: Consortium, run: str, images: dict[str, int]) -> list[str]:
     """Return what is wrong with the coordinator's and the hospitals' ledgers of an ended run.
 
+    An answer is one line of one hospital's ledger. A line does not say whose it is, so the first
+    ones of two hospitals with as many images are the same where both say hello in one millisecond;
+    that a hospital's answers are its own follows from its ledger, in which they must stand.
+
     Args:
         consortium: it.
         run: its name.
@@ -244,12 +248,12 @@ def ledger_problems(consortium: Consortium, run: str, images: dict[str, int]) ->
     steps = [(x["phase"], x["round"]) for x in lines if x["phase"] != "hello"]
     problems = [f"{step} stands {steps.count(step)} times" for step in set(steps)
                 if steps.count(step) > 1]  # fmt: skip
-    counted: dict[str, list[str]] = {}
+    counted: dict[tuple[str, str], list[str]] = {}
     for number, line in enumerate(lines):
         for name, entry in line["ledgers"].items():
-            counted.setdefault(entry, []).append(f"{name} in line {number} ({line['phase']})")
-    problems += [f"an answer, {entry!r}, was counted twice: {', '.join(where)}"
-                 for entry, where in counted.items() if len(where) > 1]  # fmt: skip
+            counted.setdefault((name, entry), []).append(f"line {number} ({line['phase']})")
+    problems += [f"{name}: its answer {entry!r} was counted twice: {', '.join(where)}"
+                 for (name, entry), where in counted.items() if len(where) > 1]  # fmt: skip
     for line in lines:
         if line["images"] != sum(line["site_images"].values()):
             problems.append(f"{line['phase']}: {line['images']} images, the sites have fewer")

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Self
 
+import numpy as np
 import pytest
 
-from strategies import chain
+from client.config import load_site_config
+from client.outbox import Outbox
+from client.site import LEDGER
+from mfm_core.config import dump_yaml
+from mfm_core.sums import Sum
+from server.journal import RunFolder
+from simulation.consortium import Consortium, Hospital
+from strategies import chain, wire
+from strategies.answers import Answer
+from strategies.plan import Kind
 from tests.federation import strike_hook, survival, survival_kill
+from tests.federation.striking import ledger_problems
 from tests.federation.survival import Case, Outcome
+from tests.server.hospitals import RUN, site_config
 
 
 def good(folder: Path) -> Iterable[Outcome]:
@@ -106,6 +121,76 @@ def test_an_armed_point_suspends_the_process_there_and_only_once(tmp_path: Path)
     assert len(chain.read(ledger)) == 1 and chain.verify(ledger) == ()
     chain.append(ledger, {"kind": "train"})
     assert len(chain.read(ledger)) == 2 and chain.verify(ledger) == ()
+
+
+class Clock(datetime.datetime):
+    """A clock that stands."""
+
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> Self:
+        return cls(2026, 1, 2, tzinfo=tz)
+
+
+def say(consortium: Consortium, name: str, kind: Kind, number: int) -> str:
+    """Let a hospital's outbox release an answer; return the line of its ledger."""
+    site = load_site_config(consortium.hospital(name).site_file)
+    header = wire.Header(kind, number, "a" * 64, "b" * 64, site=name, num_images=9)
+    payload = wire.Payload(total=Sum({"images": np.array([6.0, 2.0, 1.0])}))
+    outbox = Outbox(site.state_folder / LEDGER, site.limits)
+    record = outbox.release(header, payload, (), Answer(total=payload.total.schema))
+    return str(record.config_records[wire.HEADER]["ledger_hash"])
+
+
+Counted = tuple[Kind, int, dict[str, str]]
+
+
+def resumed_run(folder: Path) -> tuple[Consortium, list[Counted]]:
+    """Return a consortium's ledgers after a run that said hello twice, all in one millisecond."""
+    places = {name: Hospital(site_config(name).data) for name in ("north", "south")}
+    consortium = Consortium(folder, RUN, places)
+    for name in places:
+        consortium.hospital(name).root.mkdir(parents=True)
+        kept = site_config(name).model_copy(update={"state_folder": Path("state"), "run": None})
+        dump_yaml(kept, consortium.hospital(name).site_file)
+    steps: tuple[tuple[Kind, int], ...] = (("hello", 0), ("train", 1), ("hello", 0), ("train", 2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("strategies.chain.datetime.datetime", Clock)
+        return consortium, [
+            (kind, number, {name: say(consortium, name, kind, number) for name in places})
+            for kind, number in steps
+        ]
+
+
+def write_rounds(consortium: Consortium, counted: Sequence[Counted]) -> None:
+    place = consortium.run_folder()
+    shutil.rmtree(place, ignore_errors=True)
+    folder = RunFolder(place, "a" * 64, "b" * 64, 2)
+    images = dict.fromkeys(consortium.names, 9)
+    for phase, number, ledgers in counted:
+        line = {"phase": phase, "round": number, "images": 18, "site_images": images}
+        folder.write({**line, "ledgers": ledgers})
+
+
+def test_an_answer_counts_once_and_equal_first_lines_are_two_answers(tmp_path: Path) -> None:
+    consortium, counted = resumed_run(tmp_path)
+    images = dict.fromkeys(consortium.names, 9)
+    first = counted[0][2]
+    assert first["north"] == first["south"]
+    write_rounds(consortium, counted)
+    assert ledger_problems(consortium, RUN.name, images) == []
+    again = [*counted[:3], ("train", 2, {**counted[3][2], "north": counted[1][2]["north"]})]
+    write_rounds(consortium, again)
+    found = ledger_problems(consortium, RUN.name, images)
+    assert any("counted twice: line 1 (train), line 3 (train)" in problem for problem in found)
+
+
+def test_an_answer_in_another_hospitals_name_is_a_problem(tmp_path: Path) -> None:
+    consortium, counted = resumed_run(tmp_path)
+    images = dict.fromkeys(consortium.names, 9)
+    own = say(consortium, "north", "train", 2)
+    write_rounds(consortium, [*counted[:3], ("train", 2, {"north": own, "south": own})])
+    found = ledger_problems(consortium, RUN.name, images)
+    assert [problem for problem in found if problem.startswith("south: ") and own[:12] in problem]
 
 
 @pytest.mark.slow
