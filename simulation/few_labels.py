@@ -50,7 +50,7 @@ from mfm_core.sums import Sum
 from mfm_core.training import Schedule
 from mfm_core.whole_file import write_whole
 from simulation.few_labels_config import CURVE, FewLabelsConfig, Method
-from simulation.few_labels_world import World, open_world, shown_labels
+from simulation.few_labels_world import World, check_worlds, open_world, shown_labels
 from simulation.progress import Display, Step
 from strategies.answers import classes_alone
 from strategies.config import RunConfig
@@ -288,23 +288,32 @@ def run_few_labels(
 ) -> list[Result]:
     """Return all results; what stands in the folder's results.jsonl is not trained again.
 
+    Every data set that is still needed is opened before anything is trained; then one at a time.
+
     Raises:
         ConfigError: the folder holds a study with other settings.
+        ConfigError, DataError: data sets cannot be used; the problems of all at once.
     """
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     _hold_settings(config, folder)
     path = folder / "results.jsonl"
     found = read_results(path)
-    done = {(r.seed, r.cell, r.share, r.method) for r in found}
-    todo, worlds = plan_of_cells(config), dict[str, World]()
+    done: set[tuple[int, str, float, str]] = {(r.seed, r.cell, r.share, r.method) for r in found}
+    todo = plan_of_cells(config)
+    waiting = [item for item in todo if item not in done]
+    check_worlds(
+        config, tuple(dict.fromkeys(cell for _, cell, *_ in waiting)), data, folder, display
+    )
+    opened, world = "", None
     for number, (seed, cell, share, method) in enumerate(todo):
         display.show(Step("few labels", number, len(todo), f"{cell} {seed}: {method} {share:g}"))
         if (seed, cell, share, method) in done:
             continue
-        if cell not in worlds:
-            worlds[cell] = open_world(config, cell, data, folder / cell)
-        new = measure(config, worlds[cell], cell, method, share, seed)
+        if world is None or cell != opened:
+            opened, world = cell, None  # its images go before the next ones come
+            world = open_world(config, cell, data, folder / cell)
+        new = measure(config, world, cell, method, share, seed)
         with path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(asdict(result)) + "\n" for result in new)
         found += new

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mfm_core.errors import ConfigError
+from mfm_core.errors import ConfigError, DataError
 from simulation.few_labels import (
     Result,
     plan_of_cells,
@@ -99,6 +99,18 @@ def test_what_is_there_is_not_trained_again(
     with quiet() as display:
         assert len(run_few_labels(CONFIG, Path("."), folder, display)) == len(results)
     assert len(read_results(folder / "results.jsonl")) == len(results)
+
+
+def test_a_second_data_set_that_is_missing_ends_the_study_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simulation.few_labels.measure", None)
+    study = CONFIG.cells["films"].study | {"source": {"kind": "folder", "data": {"root": "gone"}}}
+    cells = {**CONFIG.cells, "more": CONFIG.cells["films"].model_copy(update={"study": study})}
+    two = CONFIG.model_copy(update={"cells": cells})
+    with quiet() as display, pytest.raises(DataError, match="more: "):
+        run_few_labels(two, tmp_path, tmp_path, display)
+    assert not list(tmp_path.rglob("pretrained*"))
 
 
 def test_a_folder_of_other_settings_and_an_unknown_hospital_are_refused(

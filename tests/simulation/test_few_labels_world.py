@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mfm_core.checkpoint import flat_weights
+from mfm_core.dataset import ImageSet
+from mfm_core.errors import ConfigError, DataError
+from simulation import few_labels_world
 from simulation.few_labels_config import FewLabelsConfig
-from simulation.few_labels_world import World, open_world, pretrain, shown_labels
+from simulation.few_labels_world import World, check_worlds, open_world, pretrain, shown_labels
+from simulation.progress import choose_display
+from tests.simulation.samples import tiny_study, write_images
 from tests.simulation.test_few_labels_config import few_labels_content
 
 CONFIG = FewLabelsConfig.model_validate(few_labels_content()["few_labels"])
@@ -53,3 +60,69 @@ def test_the_pretrained_model_is_kept_and_no_label_is_read(folder: Path, world: 
     bare = images.labels[::-1].copy()
     other = pretrain(world.run, type(images)(**{**vars(images), "labels": bare}), 2)
     assert (flat_weights(other) == flat_weights(world.model)).all()
+
+
+def films(folder: str, **more: Any) -> dict[str, Any]:
+    """Return a cell of PNGs in a folder below `--data`, half of the patients at each scanner."""
+    study = tiny_study()
+    del study["run"]["name"]
+    study["run"]["ontology"] = {"classes": ["healthy", "ill"]}
+    columns = {"label": "label", "patient": "patient_id"}
+    data = {"root": folder, "manifest": f"{folder}/labels.csv", "columns": columns}
+    study |= {"source": {"kind": "folder", "data": data}, "split": {"kind": "fractions"}}
+    study["hospitals"] = {"kind": "column", "column": "scanner"}
+    return {"unlabelled": "a", "study": study, **more}
+
+
+def check(cells: dict[str, Any], data: Path) -> None:
+    config = FewLabelsConfig.model_validate(few_labels_content(cells=cells)["few_labels"])
+    with choose_display(quiet=True) as display:
+        check_worlds(config, tuple(cells), data, data / "out", display)
+
+
+def test_what_is_wrong_with_every_data_set_is_told_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(few_labels_world, "pretrain", None)
+    for number, name in enumerate(("whole", "broken", "other")):
+        write_images(tmp_path / name, seed=number)
+    for number in range(60):  # more than an error shows
+        (tmp_path / "broken" / f"p{number % 40}_{number // 40}.png").write_bytes(b"no picture")
+    cells = {
+        "first": films("broken"),
+        "second": films("whole"),
+        "third": films("missing"),
+        "fourth": films("other", unlabelled="west"),
+    }
+    with pytest.raises(DataError) as caught:
+        check(cells, tmp_path)
+    shown = str(caught.value)
+    assert "first: " in shown and "third: " in shown and "second: " not in shown
+    assert "fourth: unlabelled: 'west' is none of a, b" in shown
+    assert sum(line.startswith("first: ") for line in caught.value.problems) == 60
+    check({"second": cells["second"]}, tmp_path)
+    with pytest.raises(ConfigError, match="fourth"):
+        check({"fourth": cells["fourth"]}, tmp_path)
+
+
+def test_a_damaged_model_is_told_and_one_data_set_is_held_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref[ImageSet]] = []
+    real = few_labels_world.open_hospitals
+
+    def opens(*given: Any) -> Any:
+        assert not [one for one in held if one() is not None]
+        names, sets = real(*given)
+        held.extend(weakref.ref(images) for images in sets)
+        return names, sets
+
+    monkeypatch.setattr(few_labels_world, "open_hospitals", opens)
+    write_images(tmp_path / "films")
+    cells = {name: films("films") for name in ("one", "two", "three")}
+    check(cells, tmp_path)
+    assert len(held) == 6
+    kept = tmp_path / "out" / "two" / f"pretrained{CONFIG.pretrain_steps}.safetensors"
+    kept.write_bytes(b"half a file")
+    with pytest.raises(ConfigError, match=r"two: .*trained anew"):
+        check(cells, tmp_path)
