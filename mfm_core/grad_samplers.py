@@ -46,7 +46,7 @@ def sample_pointwise(
         backprops: gradient by its output, `[N, places, after]`.
     """
     given, slope = (part.flatten(0, 1) for part in (activations[0], backprops))
-    kept = _Rows(layer, given, len(backprops)).keep(slope)
+    kept = _Rows(layer, given, len(backprops), alone=False).keep(slope)
     return {p: formed([use], p.shape) for p, use in kept.items()}
 
 
@@ -113,25 +113,31 @@ def sample_linear_path(
     layer: LinearPath, activations: list[torch.Tensor], backprops: torch.Tensor
 ) -> Samples:
     """Return the gradients per image of basis, gains and (when writing) mean image."""
-    kept = _keep_linear_path(layer, activations[0], backprops)
+    kept = _keep_linear_path(layer, activations[0], False, backprops)
     return {p: formed([use], p.shape) for p, use in kept.items()}
 
 
-def _keep_linear_path(layer: LinearPath, given: torch.Tensor, slope: torch.Tensor) -> Kept:
-    return (_keep_reading if given.ndim == 4 else _keep_writing)(layer, given, slope)
+def _keep_linear_path(
+    layer: LinearPath, given: torch.Tensor, alone: bool, slope: torch.Tensor
+) -> Kept:
+    return (_keep_reading if given.ndim == 4 else _keep_writing)(layer, given, alone, slope)
 
 
-def _keep_reading(layer: LinearPath, centred: torch.Tensor, by_latent: torch.Tensor) -> Kept:
+def _keep_reading(
+    layer: LinearPath, centred: torch.Tensor, alone: bool, by_latent: torch.Tensor
+) -> Kept:
     numbers, slope = layer.describe(centred), by_latent.transpose(0, 1)
     read = torch.bmm(numbers, layer.basis.detach().transpose(1, 2))
     gain = (slope * read).transpose(0, 1).unsqueeze(2)
     return {
         layer.gain_in: gain,
-        layer.basis: _cells_product(slope * layer.gain_in.detach(), numbers),
+        layer.basis: _cells_product(slope * layer.gain_in.detach(), numbers, alone),
     }
 
 
-def _keep_writing(layer: LinearPath, latent: torch.Tensor, by_images: torch.Tensor) -> Kept:
+def _keep_writing(
+    layer: LinearPath, latent: torch.Tensor, alone: bool, by_images: torch.Tensor
+) -> Kept:
     cells, basis, gain = latent.transpose(0, 1), layer.basis.detach(), layer.gain_out.detach()
     with torch.enable_grad():  # drawing is linear: its gradient anywhere is its transpose
         numbers = basis.new_zeros(len(basis), len(latent), basis.shape[2], requires_grad=True)
@@ -140,24 +146,28 @@ def _keep_writing(layer: LinearPath, latent: torch.Tensor, by_images: torch.Tens
     by_gain = (cells * torch.bmm(slope, basis.transpose(1, 2))).transpose(0, 1).unsqueeze(2)
     return {
         layer.gain_out: by_gain,
-        layer.basis: _cells_product(cells * gain, slope),
+        layer.basis: _cells_product(cells * gain, slope, alone),
         layer.mean_image: by_images.clone(),
     }
 
 
-def _cells_product(left: torch.Tensor, right: torch.Tensor) -> Use:
+def _cells_product(left: torch.Tensor, right: torch.Tensor, alone: bool) -> Use:
     """Return the outer products of `[cells, N, a]` and `[cells, N, b]`: one place, cells groups."""
-    return multiply(left.transpose(0, 1).unsqueeze(1), right.transpose(0, 1).unsqueeze(1))
+    rows = (part.transpose(0, 1).unsqueeze(1) for part in (left, right))
+    return multiply(*rows, alone=alone)
 
 
 class _Rows:
     """What a layer of rows was given: of weight `[g, o, i]` or `[o, i]`, rows `[N * T, g * i]`."""
 
-    def __init__(self, layer: GroupPointwise | nn.Linear, given: torch.Tensor, count: int) -> None:
+    def __init__(
+        self, layer: GroupPointwise | nn.Linear, given: torch.Tensor, count: int, *, alone: bool
+    ) -> None:
         weight = layer.weight
         self._layer, self._groups = layer, len(weight) if weight.ndim == 3 else 1
         self._right, self._rights = self._cut(given, count), None
-        if is_wide(self._right.shape[1], *weight.shape[-2:]):
+        self._alone = alone
+        if alone and is_wide(self._right.shape[1], *weight.shape[-2:]):
             self._rights = inner_products(self._right, self._right)
 
     def _cut(self, rows: torch.Tensor, count: int) -> torch.Tensor:
@@ -165,18 +175,20 @@ class _Rows:
 
     def keep(self, slope: torch.Tensor) -> Kept:
         left = self._cut(slope, len(self._right))
-        kept = {self._layer.weight: multiply(left, self._right, self._rights)}
+        kept = {self._layer.weight: multiply(left, self._right, self._rights, alone=self._alone)}
         if isinstance(self._layer, nn.Linear) and self._layer.bias is not None:
             kept[self._layer.bias] = left.sum(dim=1).flatten(1)
         return kept
 
 
-def _keeper(layer: nn.Module, seen: torch.Tensor, count: int) -> Callable[[torch.Tensor], Kept]:
+def _keeper(
+    layer: nn.Module, seen: torch.Tensor, count: int, alone: bool
+) -> Callable[[torch.Tensor], Kept]:
     """Return what makes a layer's gradients, of `count` images, of the one that comes back."""
     if isinstance(layer, GroupPointwise | nn.Linear):
-        return _Rows(layer, seen, count).keep
+        return _Rows(layer, seen, count, alone=alone).keep
     if isinstance(layer, LinearPath):
-        return partial(_keep_linear_path, layer, seen)
+        return partial(_keep_linear_path, layer, seen, alone)
     moments = layer.moments if isinstance(layer, Norm) else ()
     return partial(_registry()[type(layer)], layer, [seen, *moments])
 
@@ -189,6 +201,11 @@ class Tape:
 
     Args:
         model: its parameters that require a gradient are recorded.
+
+    Attributes:
+        gradients: of the images that were sampled last.
+        alone: whether each of the next images is a unit of its own; False takes no inner products
+            for the norms of single images.
 
     Raises:
         ValueError: a layer that learns has no registered grad sampler.
@@ -208,7 +225,7 @@ class Tape:
             raise ValueError(f"no grad sampler for {sorted(unknown)}; registered are {known}")
         self._handles: list[Any] = []
         self._uses: dict[Any, list[Use]] = {}
-        self.gradients = Gradients({})
+        self.gradients, self.alone = Gradients({}), True
 
     def __enter__(self) -> Self:
         """Attach the hooks."""
@@ -309,7 +326,9 @@ class Tape:
             unit.widen: to_rows(mixed),
         }
         keepers = [
-            _keeper(layer, given.detach(), len(images)) if layer in self._layers else None
+            _keeper(layer, given.detach(), len(images), self.alone)
+            if layer in self._layers
+            else None
             for layer, given in seen.items()
         ]
 
@@ -332,7 +351,7 @@ class Tape:
     def _see(self, layer: nn.Module, given: tuple[torch.Tensor], output: torch.Tensor) -> None:
         if not output.requires_grad:
             return
-        keep = _keeper(layer, given[0].detach(), self._count)
+        keep = _keeper(layer, given[0].detach(), self._count, self.alone)
 
         def record(slope: torch.Tensor) -> None:
             with torch.no_grad():

@@ -8,7 +8,8 @@ many it is never formed: its squared norm is sum_{t, s} (left_t . left_s)(right_
 weighted rows (Bu et al., 2023, arXiv 2210.00038). Where weights are few the gradients are formed.
 A weight may be used several times in a pass; a later use may hold fewer images, the first ones.
 What is done early is done while the numbers are in the cache: a product is formed, or its rows
-multiplied with each other, as soon as the rows are there.
+multiplied with each other, as soon as the rows are there. Where images share a unit (a patient),
+the norm is that of their gradients added up: products are formed for it, one weight at a time.
 
 A norm may come out too small by float32's rounding, and a clip that is passed is no clip: norms
 are therefore rounded up by more than that (`SLACK`).
@@ -18,8 +19,8 @@ Nothing here crosses the hospital's boundary: a gradient of one image never may.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, combinations
 from typing import Any, NamedTuple
 
 import torch
@@ -44,14 +45,13 @@ class Product(NamedTuple):
     Attributes:
         left: `[N, T, g, o]`, what comes back.
         right: `[N, T, g, i]`, what came in.
-        lefts: inner products of the rows of `left` (`inner_products`).
-        rights: those of `right`.
+        inner: inner products of the rows of `left` and of `right` (`inner_products`); None where
+            they were not taken early.
     """
 
     left: torch.Tensor
     right: torch.Tensor
-    lefts: torch.Tensor
-    rights: torch.Tensor
+    inner: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 Use = torch.Tensor | Product
@@ -76,18 +76,28 @@ def inner_products(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def multiply(left: torch.Tensor, right: torch.Tensor, rights: torch.Tensor | None = None) -> Use:
+def multiply(
+    left: torch.Tensor,
+    right: torch.Tensor,
+    rights: torch.Tensor | None = None,
+    *,
+    alone: bool = True,
+) -> Use:
     """Return the gradients of one use of a layer of products, in the form that costs least.
 
     Args:
         left: `[N, T, g, o]`, what comes back.
         right: `[N, T, g, i]`, what came in.
         rights: inner products of the rows of `right`, where they were taken before.
+        alone: whether norms of single images will be asked for; those of units of several images
+            take no inner products.
     """
-    if is_wide(left.shape[1], left.shape[3], right.shape[3]):
-        rights = inner_products(right, right) if rights is None else rights
-        return Product(left, right, inner_products(left, left), rights)
-    return _form(left, right)
+    if not is_wide(left.shape[1], left.shape[3], right.shape[3]):
+        return _form(left, right)
+    if not alone:
+        return Product(left, right)
+    rights = inner_products(right, right) if rights is None else rights
+    return Product(left, right, (inner_products(left, left), rights))
 
 
 def _form(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -158,13 +168,14 @@ class Gradients:
         Args:
             join: adds up the images of each unit; None where every image is a unit.
         """
-        sheets: list[torch.Tensor] = [sheet for _, sheet in self._sheets]
+        sheets: Iterable[torch.Tensor] = (sheet for _, sheet in self._sheets)
         squares: list[torch.Tensor] = []
         if join is None:
             squares += _square_norms(list(self._products.values()))
         else:
-            sheets += [formed(uses, [p.numel()]) for p, uses in self._products.items()]
-        for sheet in sheets if join is None else map(join, sheets):
+            wide = (formed(uses, [p.numel()]) for p, uses in self._products.items())
+            sheets = map(join, chain(sheets, wide))
+        for sheet in sheets:
             for piece in torch.split(sheet, PIECE, dim=1):
                 lengths = torch.linalg.vector_norm(piece, dim=1)
                 squares.append(lengths.square_().mul_(1.0 + SLACK))
@@ -205,12 +216,12 @@ def _square_norms(weights: list[list[Product]]) -> list[torch.Tensor]:
     slack, kinds = torch.zeros_like(total), defaultdict(list)
     for products in weights:
         for use in products:
-            kinds[use.lefts.shape[1:], len(products)].append(use)
+            kinds[use.left.shape[:2], len(products)].append(_inner(use))
         for one, other in combinations(products, 2):
             lefts, rights = (inner_products(one[side], other[side]) for side in (0, 1))
             total[: len(other.left)] += 2.0 * lefts.mul_(rights).sum(dim=(0, 2, 3))
-    for (shape, times), uses in kinds.items():
-        lefts, rights = (torch.cat([use[side] for use in uses]) for side in (2, 3))
+    for (shape, times), pairs in kinds.items():
+        lefts, rights = (torch.cat(parts) for parts in zip(*pairs, strict=True))
         # The lengths of all outer products added up, whatever their directions; of several uses
         # the square of the sum is at most the sum of squares, so many times.
         lengths = [inner.diagonal(dim1=2, dim2=3) for inner in (lefts, rights)]
@@ -218,6 +229,12 @@ def _square_norms(weights: list[list[Product]]) -> list[torch.Tensor]:
         slack[: shape[0]].add_(reach, alpha=SLACK * times)
         total[: shape[0]] += lefts.mul_(rights).sum(dim=(0, 2, 3))
     return [total.clamp_min_(0.0), slack]
+
+
+def _inner(use: Product) -> tuple[torch.Tensor, torch.Tensor]:
+    if use.inner is not None:
+        return use.inner
+    return inner_products(use.left, use.left), inner_products(use.right, use.right)
 
 
 def _add_weighted(total: torch.Tensor, use: Product, weights: torch.Tensor) -> None:

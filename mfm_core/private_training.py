@@ -301,9 +301,9 @@ def _add_pass(
     images, owners = images[order], owners[order]
     counts = np.bincount(owners)
     weights = to_device((1.0 / counts)[owners], lesson.model).to(torch.get_default_dtype())
+    tape.alone = len(counts) == len(images)
     terms = lesson.learn(tape, images, weights, int(tossed.sum()))
-    units = to_device(owners, lesson.model)
-    add_clipped(tape, clip, units if len(counts) < len(images) else None)
+    add_clipped(tape, clip, None if tape.alone else to_device(owners, lesson.model))
     return terms
 
 

@@ -72,6 +72,20 @@ def test_wide_products_are_never_formed_and_narrow_ones_are() -> None:
     assert isinstance(narrow, torch.Tensor) and narrow.shape == (COUNT, 2, 3, 4)
 
 
+@pytest.mark.parametrize("sizes", SHAPES.values(), ids=SHAPES.keys())
+def test_norms_are_the_same_whether_inner_products_were_taken_early(
+    sizes: list[tuple[int, ...]],
+) -> None:
+    uses, owners = [rows(*size) for size in sizes], torch.tensor([0, 0, 1, 1, 2])
+    weight = nn.Parameter(torch.zeros(loop(uses).shape[1:], dtype=torch.float64))
+    early, late = (
+        Gradients({weight: [multiply(*use, alone=alone) for use in uses]})
+        for alone in (True, False)
+    )
+    for join in (None, partial(_join, owners)):
+        assert torch.equal(early.norms(join), late.norms(join))
+
+
 def test_many_weights_are_told_apart() -> None:
     """Small ones share a sheet, a large one has its own, a wide one none."""
     shapes = {"wide": (2, 9, 7), "small": (6, 1), "large": (3, 800), "other": (5,)}

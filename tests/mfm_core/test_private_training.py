@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mfm_core import private_training
+from mfm_core import grad_samplers, image_gradients, private_training
 from mfm_core.augmentation import augment
 from mfm_core.autoencoder import Autoencoder, Output
 from mfm_core.chance import Chance
@@ -177,6 +177,24 @@ def test_patients_are_clipped_as_wholes_and_images_one_by_one() -> None:
     loose = summed(model, images, rows, 1e9, "patient")
     each = [summed(model, images, rows[i : i + 1], 1e9, "image") for i in range(3)]
     torch.testing.assert_close(loose, sum(each) / 3, atol=1e-6, rtol=1e-4)
+
+
+def test_units_of_several_images_take_no_inner_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their gradients are formed for the norm; what nobody asks for costs all the same."""
+    taken: list[int] = []
+    real = image_gradients.inner_products
+
+    def counted(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        taken.append(len(one))
+        return real(one, other)
+
+    for module in (image_gradients, grad_samplers):
+        monkeypatch.setattr(module, "inner_products", counted)
+    images = several_a_patient()
+    teach(start(images), images, PrivateStep(1.0, 1.0, 1.0, "patient"), steps=1)
+    assert not taken
+    teach(start(images), images, PrivateStep(1.0, 1.0, 1.0, "image"), steps=1)
+    assert taken
 
 
 def test_the_noise_has_the_promised_scale() -> None:
