@@ -218,7 +218,8 @@ def _square_norms(weights: list[list[Product]]) -> list[torch.Tensor]:
         for use in products:
             kinds[use.left.shape[:2], len(products)].append(_inner(use))
         for one, other in combinations(products, 2):
-            lefts, rights = (inner_products(one[side], other[side]) for side in (0, 1))
+            lefts = inner_products(one.left, other.left)
+            rights = inner_products(one.right, other.right)
             total[: len(other.left)] += 2.0 * lefts.mul_(rights).sum(dim=(0, 2, 3))
     for (shape, times), pairs in kinds.items():
         lefts, rights = (torch.cat(parts) for parts in zip(*pairs, strict=True))
