@@ -11,7 +11,9 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
+import numpy as np
 import torch
 from opacus.grad_sample import wrap_model
 from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
@@ -155,23 +157,28 @@ def bench_private_step(
     Args:
         rounds: of the measurement.
         image_set: at least `batch` images, classes 0 to 4.
-        batch: images of a step; the private one takes all of them, at a sample rate of 1.
+        batch: images of a step; a private one takes all of them, at a sample rate of 1.
         model: shape of both nets.
     """
     size, shape = image_set.images.shape[-1], model or ModelConfig()
     rows, learning = image_set.select("train")[:batch], LearningConfig()
     net = build_autoencoder(shape, ImageConfig(size_px=size), CLASSES, 0)
-    privacy, plan = PrivateStep(1.0, 1.0, 1.0, "image"), Schedule(0, 1000)
+    pairs = replace(image_set, patients=np.arange(len(image_set.images)) // 2)
+    privacy, plan = PrivateStep(1.0, 1.0, 1.0, "patient"), Schedule(0, 1000)
 
     def plain() -> None:
         train(net, image_set, rows, learning, schedule=plan, steps=STEPS, seed=0)
 
-    def private() -> None:
-        given = {"schedule": plan, "steps": STEPS, "seed": None, "privacy": privacy}
-        train_privately(net, image_set, rows, learning, **given)  # type: ignore[arg-type]
+    def private(given: ImageSet, unit: PrivateStep) -> None:
+        settings = {"schedule": plan, "steps": STEPS, "seed": None, "privacy": unit}
+        train_privately(net, given, rows, learning, **settings)  # type: ignore[arg-type]
 
     labels = torch.from_numpy(image_set.labels[rows])
-    variants = {"plain": plain, "private": private}
+    variants: dict[str, Callable[[], object]] = {
+        "plain": plain,
+        "private": lambda: private(image_set, replace(privacy, unit="image")),
+        "patients": lambda: private(pairs, privacy),
+    }
     seconds = interleave({**variants, **stock_steps(shape, image_set.batch(rows), labels)}, rounds)
     per_step = {name: values / STEPS for name, values in seconds.items()}
     words = f"Private step over plain step, {size} px, batch {batch}"
@@ -181,4 +188,5 @@ def bench_private_step(
         return make_row(f"{words}: {what}", per_step[name] / per_step[of], "x", goal, note)
 
     stock = [row(mode, "stock", f"Opacus {mode}, stock net", None) for mode in MODES]
-    return [row("private", "plain", "ours", PRIVATE_COST), *stock]
+    patients = row("patients", "plain", "ours, patients of two images as units", None)
+    return [row("private", "plain", "ours", PRIVATE_COST), patients, *stock]
