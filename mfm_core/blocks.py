@@ -3,9 +3,10 @@
 Pointwise *group* convolutions, channel shuffle and a depthwise 3x3 (ShuffleNet; paper section
 2.1), mirrored by transposed convolutions with channel shuffle. All tensors are channels-last, so
 that convolutions of one pixel, or of pixels side by side, are batched products (`mfm_core.rows`).
-On a processor a block is one pass (`mfm_core.passes`), unless a hook wants to see its layers. Each
-unit has one GroupNorm at its narrow place (no BatchNorm: it mixes patients and breaks under unlike
-sites), and its last product starts at zero, so that a new unit is the identity.
+On a processor a block is one pass (`mfm_core.passes`), in bfloat16 too where autocast asks for it,
+unless a hook wants to see its layers. Each unit has one GroupNorm at its narrow place (no
+BatchNorm: it mixes patients and breaks under unlike sites), and its last product starts at zero, so
+that a new unit is the identity.
 Nothing here crosses the hospital's boundary.
 """
 
@@ -29,6 +30,20 @@ from mfm_core.rows import (
 )
 
 
+def _kind(given: torch.Tensor) -> torch.dtype:
+    """Return the dtype of a product's factors: autocast's, or that of what is given."""
+    if torch.is_autocast_enabled(given.device.type):
+        return torch.get_autocast_dtype(given.device.type)
+    return given.dtype
+
+
+def _in_one_pass(block: nn.Module, images: torch.Tensor) -> bool:
+    """Return whether a block may run as one pass: on a processor, its layers not hooked."""
+    if images.device.type != "cpu":
+        return False
+    return not any(layer._forward_hooks or layer._forward_pre_hooks for layer in block.children())
+
+
 class GroupPointwise(nn.Module):
     """A 1x1 group convolution on rows: `[M, before]` to `[M, after]`, without bias.
 
@@ -45,11 +60,8 @@ class GroupPointwise(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return `[M, after]`."""
-        weight: torch.Tensor = self.weight
-        if torch.is_autocast_enabled(rows.device.type):
-            kind = torch.get_autocast_dtype(rows.device.type)
-            rows, weight = rows.to(kind), weight.to(kind)
-        product: torch.Tensor = GroupProduct.apply(rows, weight)
+        kind = _kind(rows)
+        product: torch.Tensor = GroupProduct.apply(rows.to(kind), self.weight.to(kind))
         return product
 
 
@@ -88,13 +100,6 @@ def group_norm(channels: int, norm_channels: int) -> Norm:
     return Norm(max(groups, 1), channels)
 
 
-def _in_one_pass(block: nn.Module, images: torch.Tensor) -> bool:
-    """Return whether a block may run as one pass: on a processor, in one precision, unwatched."""
-    if images.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-        return False
-    return not any(layer._forward_hooks or layer._forward_pre_hooks for layer in block.children())
-
-
 class ShuffleUnit(nn.Module):
     """A residual ShuffleNet unit: `[N, C, H, W]` to the same shape.
 
@@ -102,7 +107,8 @@ class ShuffleUnit(nn.Module):
 
     Attributes:
         watch: is shown what the layers were given, and by its result what comes back to them
-            (`mfm_core.passes.Watch`); asked in one pass only.
+            (`mfm_core.passes.Watch`); asked in one pass only, and never where products are
+            rounded: a gradient's length must not come out too small.
     """
 
     watch: Watch | None = None
@@ -118,13 +124,13 @@ class ShuffleUnit(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the unit's output, `[N, C, H, W]`."""
-        if not _in_one_pass(self, images):
+        rounded = torch.is_autocast_enabled(images.device.type)
+        if not _in_one_pass(self, images) or (self.watch and rounded):
             return self._by_layers(images)
         norm, narrow, widen = self.norm, self.narrow.weight, self.widen.weight
         weights = (narrow, norm.weight, norm.bias, self.depthwise.weight, widen)
-        whole: torch.Tensor = UnitPass.apply(
-            images, *weights, norm.num_groups, norm.eps, self.watch
-        )
+        settings = (norm.num_groups, norm.eps, _kind(images), self.watch)
+        whole: torch.Tensor = UnitPass.apply(images, *weights, *settings)
         return whole
 
     def _by_layers(self, images: torch.Tensor) -> torch.Tensor:
@@ -178,7 +184,8 @@ def _resize(
     images: torch.Tensor, norm: Norm, conv: GroupPointwise, *, halves: bool
 ) -> torch.Tensor:
     weights = (norm.weight, norm.bias, conv.weight)
-    found: torch.Tensor = ResizePass.apply(images, *weights, halves, norm.num_groups, norm.eps)
+    settings = (halves, norm.num_groups, norm.eps, _kind(images))
+    found: torch.Tensor = ResizePass.apply(images, *weights, *settings)
     return found
 
 

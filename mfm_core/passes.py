@@ -3,7 +3,12 @@
 At the sizes of this model a step of training is a thousand small calls, and each pass over a
 tensor costs as much as the product beside it. Here norm, activation, shuffle and products follow
 each other without a node, a view or a sum of gradients in between, and what may be done in place
-is. Where a gradient of the gradient is asked for, it is computed once more in the plain way.
+is. Where a gradient of the gradient is asked for, it is computed once more in the plain way, in
+the weights' own precision.
+
+Factors may be bfloat16: images and gradients are rounded once where they enter, and what lies
+between the two products of a unit is bfloat16. Residual sums, moments of the norms and the weights
+with their gradients stay float32.
 Nothing here crosses the hospital's boundary.
 """
 
@@ -17,7 +22,6 @@ from torch.nn import functional
 
 from mfm_core.rows import (
     GroupProduct,
-    add_product,
     channel_shuffle,
     depth_to_space,
     exchange,
@@ -25,6 +29,7 @@ from mfm_core.rows import (
     product,
     space_to_depth,
     spread,
+    sum_with_product,
     to_images,
     to_rows,
     weight_gradient,
@@ -50,30 +55,33 @@ class UnitPass(torch.autograd.Function):
             images: `[N, C, H, W]`, channels-last.
             given: weights `[g, I / g, C / g]` of the first product, scale and shift `[I]` of the
                 norm, depthwise weights `[I, 1, 3, 3]`, weights `[g, C / g, I / g]` of the second
-                product; groups and eps of the norm; None or who watches.
+                product; groups and eps of the norm; dtype of the factors; None or who watches.
         """
-        narrow, scale, shift, depthwise, widen, norm_groups, eps, watch = given
+        _, scale, shift, _, _, norm_groups, eps, kind, watch = given
         count, rows = len(images), to_rows(images)
-        inner = to_images(product(rows, narrow.mT), count)
+        factors = rows.to(kind)
+        narrow, depthwise, widen = (given[place].to(kind) for place in (0, 3, 4))
+        inner = to_images(product(factors, narrow.mT), count)
         active, moments, sizes = _norm_and_relu(inner, scale, shift, norm_groups, eps)
         active = to_images(exchange(to_rows(active), len(narrow)), count)
         mixed = torch.conv2d(active, depthwise, None, 1, 1, 1, len(scale))
-        ctx.save_for_backward(images, *given[:5], inner, active, mixed, *moments)
+        ctx.save_for_backward(images, *given[:5], factors, inner, active, mixed, *moments)
         ctx.sizes, ctx.eps = sizes, eps
         ctx.watched = watch and watch(images, inner, moments, active, mixed)
-        total = rows.clone(memory_format=torch.contiguous_format)
-        return to_images(add_product(total, to_rows(mixed), widen.mT), count)
+        start = rows.to(scale.dtype)
+        return to_images(sum_with_product(start, to_rows(mixed), widen.mT), count)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Return the gradients of images and weights, as far as they are needed."""
-        *inputs, inner, active, mixed, mean, over_deviation = ctx.saved_tensors
+        *inputs, factors, inner, active, mixed, mean, over_deviation = ctx.saved_tensors
         needed, norm = ctx.needs_input_grad, (ctx.sizes[3], ctx.eps)
         if torch.is_grad_enabled():
             return _differentiable(_plain_unit, inputs, norm, gradients[0], needed)
-        images, narrow, scale, _, depthwise, widen = inputs
-        count, groups = len(images), len(narrow)
-        slope = to_rows(gradients[0]).contiguous()
+        narrow, scale, _, depthwise, widen = inputs[1:]
+        count, groups, kind = len(gradients[0]), len(narrow), factors.dtype
+        arrived = to_rows(gradients[0]).contiguous()
+        slope, narrow, depthwise, widen = (x.to(kind) for x in (arrived, narrow, depthwise, widen))
         by_mixed = to_images(product(slope, widen), count)
         by_active, by_depthwise = _depthwise_gradients(by_mixed, active, depthwise, needed[4])
         by_active = to_images(exchange(_through_relu(by_active, active), groups), count)
@@ -84,10 +92,10 @@ class UnitPass(torch.autograd.Function):
         if ctx.watched:
             ctx.watched(by_rows, by_active, by_mixed, slope)
         if needed[0]:
-            by_images = to_images(add_product(slope.clone(), by_rows, narrow), count)
-        by_narrow = weight_gradient(by_rows, to_rows(images), groups) if needed[1] else None
+            by_images = to_images(sum_with_product(arrived, by_rows, narrow), count)
+        by_narrow = weight_gradient(by_rows, factors, groups) if needed[1] else None
         by_widen = weight_gradient(slope, to_rows(mixed), groups) if needed[5] else None
-        return by_images, by_narrow, by_scale, by_shift, by_depthwise, by_widen, *[None] * 3
+        return by_images, by_narrow, by_scale, by_shift, by_depthwise, by_widen, *[None] * 4
 
 
 class ResizePass(torch.autograd.Function):
@@ -102,27 +110,28 @@ class ResizePass(torch.autograd.Function):
             images: `[N, C, H, W]`, channels-last.
             given: scale and shift `[C]` of the norm; weights `[g, D / g, 4 C / g]` of the product
                 that halves, `[g, 4 D / g, C / g]` of the one that doubles; whether it halves;
-                groups and eps of the norm.
+                groups and eps of the norm; dtype of the factors.
         """
-        scale, shift, weight, halves, norm_groups, eps = given
-        count = len(images)
-        active, moments, sizes = _norm_and_relu(images, scale, shift, norm_groups, eps)
+        scale, shift, weight, halves, norm_groups, eps, kind = given
+        count, entered = len(images), images.to(kind)
+        active, moments, sizes = _norm_and_relu(entered, scale, shift, norm_groups, eps)
         rows = space_to_depth(active, 2, len(weight)) if halves else to_rows(active)
-        ctx.save_for_backward(images, scale, shift, weight, rows, *moments)
+        ctx.save_for_backward(images, scale, shift, weight, entered, rows, *moments)
         ctx.sizes, ctx.eps, ctx.halves = sizes, eps, halves
-        found = product(rows, weight.mT)
-        return to_images(found, count) if halves else spread(found, count, len(weight))
+        found = product(rows, weight.to(kind).mT)
+        found = to_images(found, count) if halves else spread(found, count, len(weight))
+        return found.to(scale.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Return the gradients of images and weights, as far as they are needed."""
-        *inputs, rows, mean, over_deviation = ctx.saved_tensors
+        *inputs, entered, rows, mean, over_deviation = ctx.saved_tensors
         needed, norm = ctx.needs_input_grad, (ctx.halves, ctx.sizes[3], ctx.eps)
         if torch.is_grad_enabled():
             return _differentiable(_plain_resize, inputs, norm, gradients[0], needed)
-        images, scale, _, weight = inputs
-        count, groups = len(images), len(weight)
-        slope = to_rows(gradients[0]) if ctx.halves else gather(gradients[0], groups)
+        scale, weight = inputs[1], inputs[3].to(rows.dtype)
+        count, groups, arrived = len(entered), len(weight), gradients[0].to(rows.dtype)
+        slope = to_rows(arrived) if ctx.halves else gather(arrived, groups)
         slope = slope.contiguous()
         by_rows = product(slope, weight)
         aten.threshold_backward.grad_input(by_rows, rows, 0, grad_input=by_rows)
@@ -131,9 +140,9 @@ class ResizePass(torch.autograd.Function):
         if ctx.halves:
             by_active = depth_to_space(by_rows, count, 2, groups)
         by_images, by_scale, by_shift = aten.native_group_norm_backward(
-            by_active, images, mean, over_deviation, scale, *ctx.sizes, list(needed[:3])
+            by_active, entered, mean, over_deviation, scale, *ctx.sizes, list(needed[:3])
         )
-        return by_images, by_scale, by_shift, by_weight, None, None, None
+        return by_images, by_scale, by_shift, by_weight, *[None] * 4
 
 
 def _norm_and_relu(
@@ -170,14 +179,16 @@ def _differentiable(
 ) -> tuple[torch.Tensor | None, ...]:
     """Return gradients that can be differentiated: the pass once more, in the plain way."""
     wanted = [part for part, need in zip(inputs, needed, strict=False) if need]
-    found = torch.autograd.grad(plain(*inputs, *settings), wanted, slope, create_graph=True)
+    with torch.autocast(slope.device.type, enabled=False):
+        again = plain(*inputs, *settings)
+        found = torch.autograd.grad(again, wanted, slope, create_graph=True)
     left = iter(found)
     return tuple(next(left) if need else None for need in needed)
 
 
 def _plain_unit(images: torch.Tensor, *given: Any) -> torch.Tensor:
     narrow, scale, shift, depthwise, widen, norm_groups, eps = given
-    count = len(images)
+    count, images = len(images), images.to(scale.dtype)
     inner = to_images(GroupProduct.apply(to_rows(images), narrow), count)
     active = functional.relu(functional.group_norm(inner, norm_groups, scale, shift, eps))
     rows = channel_shuffle(to_rows(active), len(narrow))
@@ -188,7 +199,7 @@ def _plain_unit(images: torch.Tensor, *given: Any) -> torch.Tensor:
 
 def _plain_resize(images: torch.Tensor, *given: Any) -> torch.Tensor:
     scale, shift, weight, halves, norm_groups, eps = given
-    count, groups = len(images), len(weight)
+    count, groups, images = len(images), len(weight), images.to(scale.dtype)
     active = functional.relu(functional.group_norm(images, norm_groups, scale, shift, eps))
     if halves:
         return to_images(GroupProduct.apply(space_to_depth(active, 2, groups), weight), count)

@@ -49,7 +49,7 @@ def product(rows: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
     if torch.is_grad_enabled():  # a gradient of the gradient is asked for; `out` has none
         found = torch.bmm(_apart(rows, groups), blocks)
         return found.transpose(0, 1).reshape(len(rows), groups * outer)
-    if rows.device.type == "cpu":
+    if rows.device.type == "cpu" and rows.dtype != torch.bfloat16:  # that has no MKL
         return add_product(rows.new_zeros(len(rows), groups * outer), rows, blocks)
     result = rows.new_empty(len(rows), groups * outer)
     torch.bmm(_apart(rows, groups), blocks, out=_apart(result, groups))
@@ -73,8 +73,24 @@ def add_product(total: torch.Tensor, rows: torch.Tensor, blocks: torch.Tensor) -
     return total
 
 
+def sum_with_product(start: torch.Tensor, rows: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
+    """Return `start [M, g * o]` plus rows `[M, g * i]` times blocks `[g, i, o]`, as start's dtype.
+
+    Where the factors are bfloat16 the product is rounded before it is added.
+    """
+    if rows.dtype == start.dtype:
+        return add_product(start.clone(memory_format=torch.contiguous_format), rows, blocks)
+    return product(rows, blocks).to(start.dtype).add_(start)
+
+
 def weight_gradient(slope: torch.Tensor, rows: torch.Tensor, groups: int) -> torch.Tensor:
-    """Return the gradient `[g, o, i]` of a weight: slope `[M, g * o]` by rows `[M, g * i]`."""
+    """Return the gradient `[g, o, i]` of a weight: slope `[M, g * o]` by rows `[M, g * i]`.
+
+    In bfloat16 group by group: oneDNN takes .5 to .9 x as long as for all groups in one call.
+    """
+    if slope.dtype == torch.bfloat16 and slope.device.type == "cpu":
+        pairs = zip(slope.chunk(groups, 1), rows.chunk(groups, 1), strict=True)
+        return torch.stack([one.mT @ other for one, other in pairs])
     return torch.bmm(_apart(slope, groups).mT, _apart(rows, groups))
 
 

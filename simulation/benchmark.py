@@ -1,10 +1,10 @@
 """How fast the hot paths are on this machine: every figure a ratio, measured side by side.
 
 SSIM against pytorch-msssim, augmentation against torchvision image by image, the training step
-against the core's own matrix product rate, a private step against a plain one
-(`simulation.private_cost`), a step on a graphics card where there is one
-(`simulation.card_speed`), and a simulated run against its bare training steps
-(`simulation.federation_cost`). What crosses a hospital's boundary: nothing.
+against the core's own matrix product rate, the same step with bfloat16 products where the
+processor has them, a private step against a plain one (`simulation.private_cost`), a step on a
+graphics card where there is one (`simulation.card_speed`), and a simulated run against its bare
+training steps (`simulation.federation_cost`). What crosses a hospital's boundary: nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from mfm_core.augmentation import augment
 from mfm_core.autoencoder import build_autoencoder
 from mfm_core.config import AugmentationConfig, ImageConfig, LearningConfig, ModelConfig
 from mfm_core.dataset import ImageSet
+from mfm_core.devices import Precision, has_bfloat16
 from mfm_core.errors import ConfigError
 from mfm_core.ssim import ssim
 from mfm_core.training import Schedule, train
@@ -226,6 +227,46 @@ def bench_step(rounds: int, size: int = 64, model: ModelConfig | None = None) ->
     ]
 
 
+def bench_bfloat16(rounds: int, size: int = 64, model: ModelConfig | None = None) -> list[Row]:
+    """Return the rows of the step with bfloat16 products; none where the processor lacks them.
+
+    The goal of `bench_step` is one for float32 and is not asked here.
+    """
+    if not has_bfloat16(torch.device("cpu")):
+        return []
+    learning, images = LearningConfig(), draw_image_set(size)
+    autoencoder = build_autoencoder(model or ModelConfig(), ImageConfig(size_px=size), 5, 0)
+    rows = images.select("train")
+    square = torch.rand(GEMM_SIDE, GEMM_SIDE, generator=torch.Generator().manual_seed(0))
+    rounded = square.bfloat16()
+
+    def step(count: int, precision: Precision) -> None:
+        plan = {"schedule": Schedule(0, 1000), "steps": count, "seed": 0}
+        train(autoencoder, images, rows, learning, precision=precision, **plan)
+
+    seconds = interleave(
+        {
+            "float32": lambda: step(STEPS, "float32"),
+            "bf16": lambda: step(STEPS, "bf16"),
+            "float32 GEMM": lambda: [square @ square for _ in range(GEMM_REPEATS)],
+            "bfloat16 GEMM": lambda: [rounded @ rounded for _ in range(GEMM_REPEATS)],
+        },
+        rounds,
+    )
+    flops = sum(count_flops(lambda: step(1, "float32")).values())
+    plain, ours = seconds["float32"] / STEPS, seconds["bf16"] / STEPS
+    where, note = f"Training step, bf16, {size} px, batch {BATCH}", f"{in_ms(ours)} against"
+    found = [
+        make_row(f"{where}: time over float32", ours / plain, "x", None, f"{note} {in_ms(plain)}")
+    ]
+    for kind in ("float32 GEMM", "bfloat16 GEMM"):
+        rate = 2 * GEMM_SIDE**3 * GEMM_REPEATS / seconds[kind]
+        words = f"{flops / 1e9:.2f} GFLOP; {GEMM_SIDE}^2 {np.median(rate) / 1e9:.0f} GFLOP/s"
+        what = f"{where}: achieved over the core's {kind} rate"
+        found.append(make_row(what, 100 * flops / ours / rate, "%", None, words))
+    return found
+
+
 def bench(quick: bool = False) -> list[Row]:
     """Measure everything; `quick` takes fewer rounds and leaves the simulated run out.
 
@@ -238,7 +279,7 @@ def bench(quick: bool = False) -> list[Row]:
 
     rounds = 3 if quick else 9
     with one_thread():
-        rows = [*bench_ssim(rounds), *bench_step(rounds)]
+        rows = [*bench_ssim(rounds), *bench_step(rounds), *bench_bfloat16(rounds)]
         rows += bench_private_step(rounds, draw_image_set(64), BATCH)
         rows += bench_card(rounds, draw_image_set(64), BATCH)
     return rows if quick else [*rows, *bench_federation(), *bench_secure_sum()]

@@ -17,6 +17,7 @@ from mfm_core.devices import (
     check_precision,
     choose_device,
     device_of,
+    has_bfloat16,
     normal_like,
     rounding,
     to_array,
@@ -99,6 +100,20 @@ def test_bfloat16_rounds_the_products_and_nothing_else() -> None:
         assert all(torch.equal(a, b) for a, b in zip(exact, model(batch), strict=True))
     rounded.reconstruction.sum().backward()
     assert all(p.grad is None or p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+def test_a_processor_learns_in_bfloat16_what_it_learns_in_float32() -> None:
+    if not has_bfloat16(torch.device("cpu")):
+        pytest.skip("this processor has no bfloat16 instructions")
+    images = image_set()
+    one, two = start(images), start(images)
+    given = {"schedule": SCHEDULE, "steps": 20, "seed": 5}
+    exact = train(one, images, np.arange(24), LEARNING, **given)  # type: ignore[arg-type]
+    found = train(two, images, np.arange(24), LEARNING, precision="bf16", **given)  # type: ignore[arg-type]
+    assert found == pytest.approx(exact, rel=0.03, abs=0.003) and found != exact
+    assert {p.dtype for p in two.parameters()} == {torch.float32}
+    mu = infer(two, images, np.arange(24)).mu
+    assert np.corrcoef(mu.ravel(), infer(one, images, np.arange(24)).mu.ravel())[0, 1] > 0.99
 
 
 def test_draws_come_from_the_processor_and_are_the_same_bits() -> None:

@@ -10,8 +10,10 @@ from mfm_core.rows import (
     product,
     space_to_depth,
     spread,
+    sum_with_product,
     to_images,
     to_rows,
+    weight_gradient,
 )
 
 
@@ -87,3 +89,23 @@ def test_a_product_has_the_bits_of_one_that_is_written_and_adds_to_what_is_there
         added = add_product(total, given, blocks)
     assert added is total
     torch.testing.assert_close(total, expected + 1.0)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_sums_and_gradients_are_right_in_both_precisions(groups: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, start = (torch.randn(64, groups * side, generator=generator) for side in (16, 24))
+    blocks, before = torch.randn(groups, 16, 24, generator=generator), start.clone()
+    for kind, bound in ((torch.float32, 1e-6), (torch.bfloat16, 2.0**-8)):
+        given, factors = rows.to(kind), blocks.to(kind)
+        whole = torch.block_diag(*factors.float())  # the same numbers, summed in float32
+        with torch.no_grad():
+            total = sum_with_product(start, given, factors)
+            found = weight_gradient(start.to(kind), given, groups).float()
+        expected = start.to(kind).float().T @ given.float()
+        parts = zip(expected.chunk(groups, 0), range(groups), strict=True)
+        blockwise = torch.stack([part.chunk(groups, 1)[group] for part, group in parts])
+        assert total.dtype == torch.float32
+        assert float((total - start - given.float() @ whole).abs().max()) <= bound * 32
+        assert float((found - blockwise).abs().max()) <= bound * 64
+    assert torch.equal(start, before)

@@ -12,8 +12,10 @@ import torch
 from torch.nn import functional
 
 from mfm_core.config import AugmentationConfig, ModelConfig
+from mfm_core.devices import has_bfloat16
 from simulation.benchmark import (
     bench,
+    bench_bfloat16,
     bench_ssim,
     bench_step,
     describe_machine,
@@ -132,6 +134,21 @@ def test_the_step_rows_are_finite_and_say_their_parts() -> None:
     assert all(np.isfinite(row.measured) and row.measured > 0 for row in rows)
     assert all(row.low <= row.measured <= row.high and row.rounds == 2 for row in rows)
     assert rows[2].measured < 100 and "GFLOP" in rows[2].note
+
+
+def test_the_rows_of_a_rounded_step_ask_no_goal() -> None:
+    if not has_bfloat16(torch.device("cpu")):
+        pytest.skip("this processor has no bfloat16 instructions")
+    ratio, *shares = bench_bfloat16(rounds=2, size=32, model=SMALL)
+    assert [row.unit for row in shares] == ["%", "%"] and ratio.unit == "x"
+    assert all(np.isfinite(row.measured) and row.measured > 0 for row in (ratio, *shares))
+    assert all(row.goal is None and "bf16" in row.what for row in (ratio, *shares))
+    assert "float32 GEMM" in shares[0].what and "bfloat16 GEMM" in shares[1].what
+
+
+def test_a_processor_without_bfloat16_has_no_rows_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
+    assert bench_bfloat16(rounds=1) == []
 
 
 def test_json_and_table_hold_machine_and_rows() -> None:
