@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -76,6 +78,22 @@ def test_a_unit_treats_every_image_alone() -> None:
     nn.init.normal_(unit.widen.weight)
     images = pictures(32)
     torch.testing.assert_close(unit(images)[1:2], unit(images[1:2]))
+
+
+def test_who_watches_is_never_shown_rounded_numbers() -> None:
+    unit, images = ShuffleUnit(32, 16, 2, 8), pictures(32)
+    shown: list[torch.dtype] = []
+
+    def watch(*given: object) -> Callable[..., None]:
+        shown.extend(part.dtype for part in given if isinstance(part, torch.Tensor))
+        return lambda *_: None
+
+    unit.watch = watch
+    with torch.autocast("cpu", torch.bfloat16):
+        unit(images)
+    assert not shown
+    unit(images)
+    assert set(shown) == {torch.float32}
 
 
 def test_clamp_lets_only_returning_gradients_through() -> None:
