@@ -7,8 +7,8 @@ is. Where a gradient of the gradient is asked for, it is computed once more in t
 the weights' own precision.
 
 Factors may be bfloat16: images and gradients are rounded once where they enter, and what lies
-between the two products of a unit is bfloat16. Residual sums, moments of the norms and the weights
-with their gradients stay float32.
+between the two products of a unit is bfloat16. Residual sums, what is normed of them, moments of
+the norms and weights stay float32; a weight's gradient is summed in float32 and rounded once.
 Nothing here crosses the hospital's boundary.
 """
 
@@ -113,10 +113,11 @@ class ResizePass(torch.autograd.Function):
                 groups and eps of the norm; dtype of the factors.
         """
         scale, shift, weight, halves, norm_groups, eps, kind = given
-        count, entered = len(images), images.to(kind)
-        active, moments, sizes = _norm_and_relu(entered, scale, shift, norm_groups, eps)
+        count = len(images)
+        active, moments, sizes = _norm_and_relu(images, scale, shift, norm_groups, eps)
+        active = active.to(kind)
         rows = space_to_depth(active, 2, len(weight)) if halves else to_rows(active)
-        ctx.save_for_backward(images, scale, shift, weight, entered, rows, *moments)
+        ctx.save_for_backward(images, scale, shift, weight, rows, *moments)
         ctx.sizes, ctx.eps, ctx.halves = sizes, eps, halves
         found = product(rows, weight.to(kind).mT)
         found = to_images(found, count) if halves else spread(found, count, len(weight))
@@ -125,12 +126,13 @@ class ResizePass(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Return the gradients of images and weights, as far as they are needed."""
-        *inputs, entered, rows, mean, over_deviation = ctx.saved_tensors
+        *inputs, rows, mean, over_deviation = ctx.saved_tensors
         needed, norm = ctx.needs_input_grad, (ctx.halves, ctx.sizes[3], ctx.eps)
         if torch.is_grad_enabled():
             return _differentiable(_plain_resize, inputs, norm, gradients[0], needed)
-        scale, weight = inputs[1], inputs[3].to(rows.dtype)
-        count, groups, arrived = len(entered), len(weight), gradients[0].to(rows.dtype)
+        images, scale, _, weight = inputs
+        weight, arrived = weight.to(rows.dtype), gradients[0].to(rows.dtype)
+        count, groups = len(images), len(weight)
         slope = to_rows(arrived) if ctx.halves else gather(arrived, groups)
         slope = slope.contiguous()
         by_rows = product(slope, weight)
@@ -139,8 +141,9 @@ class ResizePass(torch.autograd.Function):
         by_active = to_images(by_rows, count)
         if ctx.halves:
             by_active = depth_to_space(by_rows, count, 2, groups)
+        by_active = by_active.to(images.dtype)
         by_images, by_scale, by_shift = aten.native_group_norm_backward(
-            by_active, entered, mean, over_deviation, scale, *ctx.sizes, list(needed[:3])
+            by_active, images, mean, over_deviation, scale, *ctx.sizes, list(needed[:3])
         )
         return by_images, by_scale, by_shift, by_weight, *[None] * 4
 

@@ -241,7 +241,7 @@ def bench_bfloat16(rounds: int, size: int = 64, model: ModelConfig | None = None
     rounded = square.bfloat16()
 
     def step(count: int, precision: Precision) -> None:
-        plan = {"schedule": Schedule(0, 1000), "steps": count, "seed": 0}
+        plan: dict[str, Any] = {"schedule": Schedule(0, 1000), "steps": count, "seed": 0}
         train(autoencoder, images, rows, learning, precision=precision, **plan)
 
     seconds = interleave(

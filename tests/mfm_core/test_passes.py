@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -90,7 +91,7 @@ def test_a_rounded_pass_is_near_its_rounded_layers_and_float32(
     assert {type(layer) for layer in called} >= {GroupPointwise, Norm}
     for number, (one, layers, full) in enumerate(zip(ours, theirs, exact, strict=True)):
         assert one.dtype == torch.float32
-        bound = (0.02 if number == 0 else 0.1) * float(full.norm())
+        bound = (0.01 if number == 0 else 0.15) * float(full.norm())
         assert 0 < float((one - full).norm()) < bound
         assert float((one - layers).norm()) < bound
 
@@ -101,7 +102,7 @@ def test_what_a_rounded_pass_keeps_is_half_as_long(precision: Precision, kind: s
     block = build(kind)
     with rounding(HERE, precision):
         found = block(pictures().requires_grad_())
-    node = found.grad_fn
+    node: Any = found.grad_fn
     assert type(node).__name__ in {"UnitPassBackward", "ResizePassBackward"}
     weights = sum(1 for _ in block.parameters())
     *between, mean, over_deviation = node.saved_tensors[1 + weights :]
