@@ -65,7 +65,8 @@ class UnitPass(torch.autograd.Function):
         active, moments, sizes = _norm_and_relu(inner, scale, shift, norm_groups, eps)
         active = to_images(exchange(to_rows(active), len(narrow)), count)
         mixed = torch.conv2d(active, depthwise, None, 1, 1, 1, len(scale))
-        ctx.save_for_backward(images, *given[:5], factors, inner, active, mixed, *moments)
+        rounded = (factors, narrow, depthwise, widen)
+        ctx.save_for_backward(images, *given[:5], *rounded, inner, active, mixed, *moments)
         ctx.sizes, ctx.eps = sizes, eps
         ctx.watched = watch and watch(images, inner, moments, active, mixed)
         start = rows.to(scale.dtype)
@@ -74,14 +75,14 @@ class UnitPass(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Return the gradients of images and weights, as far as they are needed."""
-        *inputs, factors, inner, active, mixed, mean, over_deviation = ctx.saved_tensors
+        *kept, inner, active, mixed, mean, over_deviation = ctx.saved_tensors
+        inputs, (factors, narrow, depthwise, widen) = kept[:6], kept[6:]
         needed, norm = ctx.needs_input_grad, (ctx.sizes[3], ctx.eps)
         if torch.is_grad_enabled():
             return _differentiable(_plain_unit, inputs, norm, gradients[0], needed)
-        narrow, scale, _, depthwise, widen = inputs[1:]
-        count, groups, kind = len(gradients[0]), len(narrow), factors.dtype
+        count, groups, scale = len(gradients[0]), len(narrow), inputs[2]
         arrived = to_rows(gradients[0]).contiguous()
-        slope, narrow, depthwise, widen = (x.to(kind) for x in (arrived, narrow, depthwise, widen))
+        slope = arrived.to(factors.dtype)
         by_mixed = to_images(product(slope, widen), count)
         by_active, by_depthwise = _depthwise_gradients(by_mixed, active, depthwise, needed[4])
         by_active = to_images(exchange(_through_relu(by_active, active), groups), count)
