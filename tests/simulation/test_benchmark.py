@@ -208,7 +208,7 @@ def test_the_whole_benchmark_writes_its_file(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
     goals = {row["what"]: row["met"] for row in content["rows"]}
     rounded = 3 if has_bfloat16(torch.device("cpu")) else 0
-    assert len(goals) == 10 + rounded and not any("Simulated" in what for what in goals)
+    assert len(goals) == 11 + rounded and not any("Simulated" in what for what in goals)
     relative_to_others = [what for what in goals if "over py" in what or "over torch" in what]
     assert len(relative_to_others) == 2 and all(goals[what] for what in relative_to_others)
 
