@@ -37,9 +37,9 @@ def _kind(given: torch.Tensor) -> torch.dtype:
     return given.dtype
 
 
-def _in_one_pass(block: nn.Module, images: torch.Tensor) -> bool:
+def _in_one_pass(block: Block, images: torch.Tensor) -> bool:
     """Return whether a block may run as one pass: on a processor, its layers not hooked."""
-    if images.device.type != "cpu":
+    if images.device.type != "cpu" or (block.watch and torch.is_autocast_enabled("cpu")):
         return False
     return not any(layer._forward_hooks or layer._forward_pre_hooks for layer in block.children())
 
@@ -100,18 +100,25 @@ def group_norm(channels: int, norm_channels: int) -> Norm:
     return Norm(max(groups, 1), channels)
 
 
-class ShuffleUnit(nn.Module):
-    """A residual ShuffleNet unit: `[N, C, H, W]` to the same shape.
-
-    Group conv -> GroupNorm -> ReLU -> shuffle -> depthwise 3x3 -> group conv -> add.
+class Block(nn.Module):
+    """Layers that may run as one pass; `children` are in the order in which they follow each other.
 
     Attributes:
+        norm: the one among them.
         watch: is shown what the layers were given, and by its result what comes back to them
             (`mfm_core.passes.Watch`); asked in one pass only, and never where products are
             rounded: a gradient's length must not come out too small.
     """
 
+    norm: Norm
     watch: Watch | None = None
+
+
+class ShuffleUnit(Block):
+    """A residual ShuffleNet unit: `[N, C, H, W]` to the same shape.
+
+    Group conv -> GroupNorm -> ReLU -> shuffle -> depthwise 3x3 -> group conv -> add.
+    """
 
     def __init__(self, width: int, inner: int, groups: int, norm_channels: int) -> None:
         super().__init__()
@@ -124,8 +131,7 @@ class ShuffleUnit(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the unit's output, `[N, C, H, W]`."""
-        rounded = torch.is_autocast_enabled(images.device.type)
-        if not _in_one_pass(self, images) or (self.watch and rounded):
+        if not _in_one_pass(self, images):
             return self._by_layers(images)
         norm, narrow, widen = self.norm, self.narrow.weight, self.widen.weight
         weights = (narrow, norm.weight, norm.bias, self.depthwise.weight, widen)
@@ -142,7 +148,7 @@ class ShuffleUnit(nn.Module):
         return added
 
 
-class Down(nn.Module):
+class Down(Block):
     """Halve the sides: GroupNorm, then a 2x2 stride-2 group convolution."""
 
     def __init__(self, width: int, wider: int, groups: int, norm_channels: int) -> None:
@@ -154,12 +160,12 @@ class Down(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return `[N, wider, H/2, W/2]` of `[N, width, H, W]`."""
         if _in_one_pass(self, images):
-            return _resize(images, self.norm, self.conv, halves=True)
+            return _resize(self, images, halves=True)
         active = functional.relu(self.norm(images), inplace=True)
         return to_images(self.conv(space_to_depth(active, 2, self.groups)), len(images))
 
 
-class Up(nn.Module):
+class Up(Block):
     """Double the sides: GroupNorm, ReLU, 2x2 stride-2 grouped transposed convolution.
 
     A transposed convolution whose kernel is its stride is one product per pixel; the copy that
@@ -175,16 +181,14 @@ class Up(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return `[N, narrower, 2H, 2W]` of `[N, width, H, W]`."""
         if _in_one_pass(self, images):
-            return _resize(images, self.norm, self.conv, halves=False)
+            return _resize(self, images, halves=False)
         active = functional.relu(self.norm(images), inplace=True)
         return spread(self.conv(to_rows(active)), len(images), self.groups)
 
 
-def _resize(
-    images: torch.Tensor, norm: Norm, conv: GroupPointwise, *, halves: bool
-) -> torch.Tensor:
-    weights = (norm.weight, norm.bias, conv.weight)
-    settings = (halves, norm.num_groups, norm.eps, _kind(images))
+def _resize(block: Down | Up, images: torch.Tensor, *, halves: bool) -> torch.Tensor:
+    norm, weights = block.norm, (block.norm.weight, block.norm.bias, block.conv.weight)
+    settings = (halves, norm.num_groups, norm.eps, _kind(images), block.watch)
     found: torch.Tensor = ResizePass.apply(images, *weights, *settings)
     return found
 

@@ -21,11 +21,10 @@ from opacus.grad_sample.grad_sample_module import GradSampleHooks
 from torch import nn
 
 from mfm_core.autoencoder import Autoencoder
-from mfm_core.blocks import Conv3x3, GroupPointwise, Norm, ShuffleUnit
+from mfm_core.blocks import Block, Conv3x3, GroupPointwise, Norm
 from mfm_core.devices import device_of
 from mfm_core.image_gradients import Gradients, Use, formed, inner_products, is_wide, multiply
 from mfm_core.linear_path import LinearPath
-from mfm_core.rows import to_rows
 
 Samples = dict[Any, torch.Tensor]
 """Parameter to its gradients per image, `[N, *shape]`."""
@@ -236,9 +235,9 @@ class Tape:
         if centred:
             self._handles.append(self._model.encoder.register_forward_pre_hook(self._see_centred))
         watched = self._watched()
-        for unit in watched:
-            unit.watch = partial(self._watch, unit)
-        inside = {layer for unit in watched for layer in unit.children()}
+        for block in watched:
+            block.watch = partial(self._watch, block)
+        inside = {layer for block in watched for layer in block.children()}
         for layer in self._layers:
             if layer not in inside:
                 self._handles.append(layer.register_forward_hook(self._see))
@@ -254,8 +253,8 @@ class Tape:
         """Take the hooks and all gradients per image away."""
         for handle in self._handles:
             handle.remove()
-        for unit in self._watched():
-            unit.watch = None
+        for block in self._watched():
+            block.watch = None
         for parameter in self._learning:
             parameter.requires_grad_(True)
         self._forget()
@@ -301,35 +300,21 @@ class Tape:
         copies.register_hook(lambda slope: self._record({parameter: slope.clone()}))  # type: ignore[no-untyped-call]
         return copies
 
-    def _watched(self) -> list[ShuffleUnit]:
-        """Return the units that learn, where they run as one pass."""
+    def _watched(self) -> list[Block]:
+        """Return the blocks that learn, where they run as one pass."""
         if device_of(self._model).type != "cpu":
             return []
         learns = set(self._layers)
-        units = [part for part in self._model.modules() if isinstance(part, ShuffleUnit)]
-        return [unit for unit in units if learns.intersection(unit.children())]
+        blocks = [part for part in self._model.modules() if isinstance(part, Block)]
+        return [block for block in blocks if learns.intersection(block.children())]
 
     def _watch(
-        self,
-        unit: ShuffleUnit,
-        images: torch.Tensor,
-        inner: torch.Tensor,
-        moments: list[torch.Tensor],
-        active: torch.Tensor,
-        mixed: torch.Tensor,
+        self, block: Block, count: int, moments: list[torch.Tensor], *given: torch.Tensor
     ) -> Callable[..., None]:
-        unit.norm.moments = tuple(moments)
-        seen = {
-            unit.narrow: to_rows(images),
-            unit.norm: inner,
-            unit.depthwise: active,
-            unit.widen: to_rows(mixed),
-        }
+        block.norm.moments = tuple(moments)
         keepers = [
-            _keeper(layer, given.detach(), len(images), self.alone)
-            if layer in self._layers
-            else None
-            for layer, given in seen.items()
+            _keeper(layer, seen.detach(), count, self.alone) if layer in self._layers else None
+            for layer, seen in zip(block.children(), given, strict=True)
         ]
 
         def record(*slopes: torch.Tensor) -> None:

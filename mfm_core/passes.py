@@ -38,9 +38,9 @@ from mfm_core.rows import (
 aten = torch.ops.aten
 
 Watch = Callable[..., Callable[..., None]]
-"""Is shown what the layers of a unit were given: images of the first product, of the norm (and its
-moments, a list), of the depthwise convolution and of the second product. What it returns is shown,
-in the same order, the gradients by what the layers returned: rows, images, images, rows."""
+"""Is shown how many images there are, the norm's moments (a list) and what each layer of a block
+was given, in their order: products rows, the others images. What it returns is shown, in the same
+order, the gradients by what the layers returned."""
 
 
 class UnitPass(torch.autograd.Function):
@@ -68,7 +68,7 @@ class UnitPass(torch.autograd.Function):
         rounded = (factors, narrow, depthwise, widen)
         ctx.save_for_backward(images, *given[:5], *rounded, inner, active, mixed, *moments)
         ctx.sizes, ctx.eps = sizes, eps
-        ctx.watched = watch and watch(images, inner, moments, active, mixed)
+        ctx.watched = watch and watch(count, moments, rows, inner, active, to_rows(mixed))
         start = rows.to(scale.dtype)
         return to_images(sum_with_product(start, to_rows(mixed), widen.mT), count)
 
@@ -111,15 +111,16 @@ class ResizePass(torch.autograd.Function):
             images: `[N, C, H, W]`, channels-last.
             given: scale and shift `[C]` of the norm; weights `[g, D / g, 4 C / g]` of the product
                 that halves, `[g, 4 D / g, C / g]` of the one that doubles; whether it halves;
-                groups and eps of the norm; dtype of the factors.
+                groups and eps of the norm; dtype of the factors; None or who watches.
         """
-        scale, shift, weight, halves, norm_groups, eps, kind = given
+        scale, shift, weight, halves, norm_groups, eps, kind, watch = given
         count = len(images)
         active, moments, sizes = _norm_and_relu(images, scale, shift, norm_groups, eps)
         active = active.to(kind)
         rows = space_to_depth(active, 2, len(weight)) if halves else to_rows(active)
         ctx.save_for_backward(images, scale, shift, weight, rows, *moments)
         ctx.sizes, ctx.eps, ctx.halves = sizes, eps, halves
+        ctx.watched = watch and watch(count, moments, images, rows)
         found = product(rows, weight.to(kind).mT)
         found = to_images(found, count) if halves else spread(found, count, len(weight))
         return found.to(scale.dtype)
@@ -143,10 +144,12 @@ class ResizePass(torch.autograd.Function):
         if ctx.halves:
             by_active = depth_to_space(by_rows, count, 2, groups)
         by_active = by_active.to(images.dtype)
+        if ctx.watched:
+            ctx.watched(by_active, slope)
         by_images, by_scale, by_shift = aten.native_group_norm_backward(
             by_active, images, mean, over_deviation, scale, *ctx.sizes, list(needed[:3])
         )
-        return by_images, by_scale, by_shift, by_weight, *[None] * 4
+        return by_images, by_scale, by_shift, by_weight, *[None] * 5
 
 
 def _norm_and_relu(

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from mfm_core.blocks import (
+    Block,
     Down,
     GroupPointwise,
     ShuffleUnit,
@@ -80,19 +81,20 @@ def test_a_unit_treats_every_image_alone() -> None:
     torch.testing.assert_close(unit(images)[1:2], unit(images[1:2]))
 
 
-def test_who_watches_is_never_shown_rounded_numbers() -> None:
-    unit, images = ShuffleUnit(32, 16, 2, 8), pictures(32)
+@pytest.mark.parametrize("kind", [ShuffleUnit, Down, Up])
+def test_who_watches_is_never_shown_rounded_numbers(kind: type[Block]) -> None:
+    block, images = kind(32, 16, 2, 8), pictures(32)
     shown: list[torch.dtype] = []
 
     def watch(*given: object) -> Callable[..., None]:
         shown.extend(part.dtype for part in given if isinstance(part, torch.Tensor))
         return lambda *_: None
 
-    unit.watch = watch
+    block.watch = watch
     with torch.autocast("cpu", torch.bfloat16):
-        unit(images)
+        block(images)
     assert not shown
-    unit(images)
+    block(images)
     assert set(shown) == {torch.float32}
 
 

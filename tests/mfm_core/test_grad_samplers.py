@@ -10,7 +10,7 @@ from opacus.grad_sample import GradSampleModule
 from torch import nn
 
 from mfm_core.autoencoder import Autoencoder, Output, build_autoencoder
-from mfm_core.blocks import Conv3x3, ShuffleUnit
+from mfm_core.blocks import Block, Conv3x3, Down, ShuffleUnit, Up
 from mfm_core.config import ImageConfig, ModelConfig, ObjectiveConfig
 from mfm_core.grad_samplers import Tape, sample_conv
 from mfm_core.private_objective import cycle_errors, losses_per_image
@@ -102,11 +102,24 @@ def test_equal_in_float64_to_the_last_digits(stage: int, channels: int, linear_p
     compare(model, stage, 1e-11)
 
 
-def test_equal_where_units_run_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a graphics card, where a unit is not one pass."""
+def test_equal_where_blocks_run_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a graphics card, where a block is not one pass."""
     monkeypatch.setattr(Tape, "_watched", lambda _: [])
     model = unlike_a_fresh_model(build_autoencoder(SMALL, ImageConfig(size_px=32), 3, 0).double())
     compare(model, 0, 1e-11)
+
+
+def test_no_layer_of_a_block_is_called_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = unlike_a_fresh_model(build_autoencoder(SMALL, ImageConfig(size_px=32), 3, 0))
+    blocks = [part for part in model.modules() if isinstance(part, Block)]
+    assert {type(block) for block in blocks} == {ShuffleUnit, Down, Up}
+    for layer in (layer for block in blocks for layer in block.children()):
+        monkeypatch.setattr(layer, "forward", None)
+    with Tape(model) as tape:
+        spread = lambda: tape.spread(model.attention_logits)  # noqa: E731
+        losses = whole_losses(model, 0, spread, slice(0, COUNT))
+        tape.sample(torch.rand(COUNT, 1, 32, 32), losses)
+        assert len(tape.gradients) == sum(p.requires_grad for p in model.parameters())
 
 
 def test_patches_that_overlap_are_sampled_too() -> None:
@@ -165,4 +178,4 @@ def test_a_parameter_without_a_part_in_the_losses_is_refused_and_everything_is_p
         tape.sample(torch.rand(2, 1, 32, 32), lambda given: model.encode(given)[0].sum(dim=1))
     assert all(p.requires_grad for p in learning) and not tape.gradients
     assert len(model.encoder._forward_pre_hooks) == hooks
-    assert all(unit.watch is None for unit in model.modules() if isinstance(unit, ShuffleUnit))
+    assert all(part.watch is None for part in model.modules() if isinstance(part, Block))
