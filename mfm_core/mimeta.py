@@ -30,7 +30,9 @@ from mfm_core.mimeta_info import InfoTask, MimetaInfo, read_info
 from mfm_core.splits import SPLITS
 
 IMAGE_NAME = re.compile(r"images/(\d{6,})\.tiff")
-NUMBER = re.compile(r"-?\d+(?:\.0+)?")
+NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.0+)?")
+"""A label in a cell of annotations.csv: 3, 3.0, [0, 1] and [np.int64(0), np.int64(1)] are known."""
+
 PATIENT, FILEPATH = "patient_id", "filepath"
 NOWHERE = -1
 """The split of a row that no split file names."""
@@ -48,7 +50,8 @@ class MimetaSet:
         folder: where it lies.
         info: what its info.yaml says.
         tasks: by name within the data set.
-        labels: per task `[N] int64` label numbers, or `[N, K] int64` of 0 and 1 (multi-label).
+        labels: per task `[N] int64` index of the label among those of info.yaml in ascending
+            order of their numbers, or `[N, K] int64` of 0 and 1 (multi-label).
         splits: `[N] int64`, index into SPLITS; NOWHERE where no split file names the row.
         original_splits: likewise, as the publisher divided it.
         annotations: column of annotations.csv to `[N]` texts, by row; view stands only here.
@@ -110,7 +113,7 @@ def read_mimeta(folder: Path) -> MimetaSet:
     annotations = _read_annotations(folder / "annotations.csv", count, problems)
     if not problems:
         problems += _disagreements(annotations, {"split": splits, "original_split": original})
-        problems += _label_disagreements(annotations, labels)
+        problems += _label_disagreements(annotations, labels, info)
         if not (splits == 0).any():
             problems.append("splits: no image is in train; nothing can be learned")
     if problems:
@@ -143,9 +146,9 @@ def row_of(name: str) -> int | None:
 
 def _read_labels(folder: Path, task: InfoTask, count: int, problems: list[str]) -> Integers:
     """Return a task's labels; zeros, and an entry in `problems`, where they cannot be used."""
-    where, many = f"task_labels/{task.task_name}.npy", len(task.labels)
+    where = f"task_labels/{task.task_name}.npy"
     several = task.task_target == "MULTILABEL_CLASSIFICATION"
-    shape = (count, many) if several else (count,)
+    shape = (count, len(task.labels)) if several else (count,)
     nothing = np.zeros(shape, dtype=np.int64)
     try:
         found = np.load(folder / f"{task.task_name}.npy", allow_pickle=False)
@@ -164,17 +167,32 @@ def _read_labels(folder: Path, task: InfoTask, count: int, problems: list[str]) 
     if found.dtype.kind == "f" and np.isnan(found).any():
         empty = np.flatnonzero(np.isnan(found).reshape(len(found), -1).any(axis=1))
         own.append(f"has no number (NaN) in {rows_of(empty)}; every image needs a label")
-    if found.dtype.kind not in "iub":
+    elif found.dtype.kind not in "iub" and not _is_whole(found):
         own.append(f"holds {found.dtype}, expected whole numbers (int64)")
     elif found.shape == shape:
-        most = 1 if several else many - 1
-        beyond = (found < 0) | (found > most)
-        wrong = np.flatnonzero(beyond.reshape(count, -1).any(axis=1))
-        if len(wrong):
-            values = ", ".join(str(v) for v in np.unique(found[beyond])[:_SHOWN])
-            own.append(f"{rows_of(wrong)}: label {values} is outside 0 to {most}")
+        known = np.array((0, 1) if several else task.numbers)
+        strange = ~np.isin(found, known)
+        if strange.any():
+            rows = rows_of(np.flatnonzero(strange.reshape(count, -1).any(axis=1)))
+            values = ", ".join(f"{v:g}" for v in np.unique(found[strange]).astype(float)[:_SHOWN])
+            own.append(f"{rows}: label {values} is none of {_listed(known.tolist())}")
     problems += [f"{where}: {text}" for text in own]
-    return nothing if own else found.astype(np.int64)
+    if own:
+        return nothing
+    values = found.astype(np.int64)
+    return values if several else np.searchsorted(task.numbers, values).astype(np.int64)
+
+
+def _is_whole(found: NDArray[Any]) -> bool:
+    """Tell whether floating-point labels are whole numbers, as a table program writes them."""
+    return found.dtype.kind == "f" and bool((found == np.round(found)).all())
+
+
+def _listed(numbers: list[int]) -> str:
+    """Return "0 to 4" of consecutive numbers, else all of them."""
+    if numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers))
 
 
 def _unknown_files(folder: Path, ending: str, known: set[str]) -> list[str]:
@@ -220,7 +238,7 @@ def _repeated(rows: list[int]) -> list[int]:
 def _read_rows(path: Path, where: str, count: int, problems: list[str]) -> list[int]:
     """Return the rows that a split file names and that exist; an absent file names none."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError):
@@ -251,7 +269,9 @@ def _read_annotations(path: Path, count: int, problems: list[str]) -> dict[str, 
         return {}
     head, body = (lines[0], [line for line in lines[1:] if line]) if lines else ([], [])
     if FILEPATH not in head or len(set(head)) < len(head):
-        problems.append(f"{name}: needs a column {FILEPATH!r}, and no column twice")
+        found = ", ".join(head)[:80] or "nothing"
+        reason = f"needs a column {FILEPATH!r}, no column twice, and commas between (found {found})"
+        problems.append(f"{name}: {reason}")
         return {}
     if uneven := [number for number, line in enumerate(body, 2) if len(line) != len(head)]:
         problems.append(f"{name}: line {uneven[0]} has not {len(head)} cells like the first line")
@@ -284,20 +304,23 @@ def _disagreements(
         wrong = np.flatnonzero(np.array(annotations[column]) != names)
         if len(wrong):
             problems.append(
-                f"annotations.csv: {column} of {rows_of(wrong)} is not the split files'"
+                f"annotations.csv: {column} of {rows_of(wrong)} is another than {column}s/*.txt say"
             )
     return problems
 
 
 def _label_disagreements(
-    annotations: Mapping[str, tuple[str, ...]], labels: Mapping[str, Integers]
+    annotations: Mapping[str, tuple[str, ...]], labels: Mapping[str, Integers], info: MimetaInfo
 ) -> list[str]:
     """Return where the column tasks/<task> says something else than the label array."""
     problems = []
-    for task, values in labels.items():
+    for one in info.tasks:
+        task, values = one.task_name, labels[one.task_name]
         texts = annotations.get(f"tasks/{task}")
         if texts is None:
             continue
+        if values.ndim == 1:
+            values = np.array(one.numbers)[values]
         said = [tuple(int(float(n)) for n in NUMBER.findall(text)) for text in texts]
         own = [tuple(row) for row in values.reshape(len(values), -1).tolist()]
         wrong = [row for row, (a, b) in enumerate(zip(said, own, strict=True)) if a != b]

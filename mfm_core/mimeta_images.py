@@ -17,7 +17,8 @@ from mfm_core.config import DataConfig, ImageConfig, OntologyConfig
 from mfm_core.dataset import ImageSet
 from mfm_core.errors import DataError
 from mfm_core.mimeta import NOWHERE, PATIENT, MimetaSet, find_mimeta, read_mimeta
-from mfm_core.mimeta_pixels import mimeta_pixels
+from mfm_core.mimeta_info import read_info
+from mfm_core.mimeta_pixels import mimeta_pixels, picture_problems
 from mfm_core.tasks import UNKNOWN, Tasks, encode_labels, slices_of
 
 
@@ -61,15 +62,25 @@ def read_all(root: Path, wanted: Sequence[str] = ()) -> list[MimetaSet]:
     """Return data sets below a root.
 
     Raises:
-        DataError: every problem of every data set at once.
+        DataError: every problem of every data set at once: of the tables, and of the pictures' files
+            where some table is wrong (else `mimeta_pixels` says them).
     """
     sets, problems = [], list[str]()
     for folder in find_mimeta(root, wanted):
         try:
+            info = read_info(folder)
+        except DataError as error:  # without it nobody knows what the tables should hold
+            problems += [f"{folder.name}: {problem}" for problem in error.problems]
+            continue
+        try:
             sets.append(read_mimeta(folder))
         except DataError as error:
-            problems += [f"{folder.name}: {problem}" for problem in error.problems]
+            wrong = [*error.problems, *picture_problems(folder, info)]
+            problems += [f"{folder.name}: {problem}" for problem in wrong]
     if problems:
+        for found in sets:
+            wrong = picture_problems(found.folder, found.info)
+            problems += [f"{found.folder.name}: {problem}" for problem in wrong]
         raise DataError(str(root), problems)
     return sets
 

@@ -1,5 +1,8 @@
 """The info.yaml of a data set in the MIMeta layout: its tasks, its pictures' size, its counts.
 
+Label numbers need not be consecutive: the grades of published ordinal tasks are 1, 4, 6, 8 and 10,
+and so stand in the label arrays. Those of a multi-label task are columns, hence 0 to K - 1.
+
 Layout: Woerner et al. 2024, "A comprehensive and easy-to-use multi-domain multi-task medical
 imaging meta-dataset" (arXiv:2404.16000). Nothing here crosses the hospital's boundary.
 """
@@ -7,7 +10,7 @@ imaging meta-dataset" (arXiv:2404.16000). Nothing here crosses the hospital's bo
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -16,6 +19,7 @@ from pydantic import (
     StringConstraints,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from mfm_core.config import TaskConfig, TaskTarget, problems_of, read_yaml
@@ -24,6 +28,8 @@ from mfm_core.errors import ConfigError, DataError
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]
 SplitName = Literal["train", "val", "test"]
 Count = Annotated[int, Field(ge=0)]
+MOST = 100_000_000
+"""Images of a data set; a larger number in info.yaml is a slip."""
 
 
 class _Known(BaseModel):
@@ -37,7 +43,7 @@ class InfoTask(_Known):
 
     task_name: Text = Field(description="Name; its labels are task_labels/<name>.npy.")
     task_target: TaskTarget = Field(description="Kind of the task.")
-    labels: dict[int, Text] = Field(min_length=1, description="Label number to name, from 0.")
+    labels: dict[int, Text] = Field(min_length=1, description="Label number to name.")
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -49,18 +55,26 @@ class InfoTask(_Known):
             key: words[word] if isinstance(word, bool) else str(word) for key, word in found.items()
         }
 
-    @field_validator("labels")
-    @classmethod
-    def _numbers_are_complete(cls, found: dict[int, str]) -> dict[int, str]:
-        if sorted(found) != list(range(len(found))):
-            raise ValueError(f"expected the numbers 0 to {len(found) - 1}, found {sorted(found)}")
-        return found
+    @model_validator(mode="after")
+    def _columns_are_complete(self) -> Self:
+        most = len(self.labels) - 1
+        if self.task_target == "MULTILABEL_CLASSIFICATION" and self.numbers != tuple(
+            range(most + 1)
+        ):
+            found = list(self.numbers)
+            raise ValueError(f"labels: expected the numbers 0 to {most}, found {found}")
+        return self
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Return the label numbers in ascending order; the place of one here is its index."""
+        return tuple(sorted(self.labels))
 
     @property
     def config(self) -> TaskConfig:
         """Return the task as a run's ontology names it."""
         return TaskConfig(
-            target=self.task_target, labels=tuple(self.labels[n] for n in sorted(self.labels))
+            target=self.task_target, labels=tuple(self.labels[n] for n in self.numbers)
         )
 
 
@@ -74,7 +88,7 @@ class MimetaInfo(_Known):
     input_size: tuple[Literal[1, 3], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (
         Field(description="Channels (1 grey, 3 RGB), height and width in pixels.")
     )
-    total_num_samples: int = Field(ge=1, description="Number of images.")
+    total_num_samples: int = Field(ge=1, le=MOST, description="Number of images.")
     splits_num_samples: dict[SplitName, Count] = Field(description="Images per split.")
     original_splits_num_samples: dict[SplitName, Count] = Field(
         default_factory=dict, description="Images per split of the publisher."
@@ -101,7 +115,7 @@ class MimetaInfo(_Known):
             try:
                 _ = task.config
             except ValidationError as error:
-                problems += [f"{task.task_name}: {line}" for line in problems_of(error)]
+                problems += problems_of(error, task.task_name)
         if problems:
             raise ValueError("; ".join(problems))
         return found

@@ -24,6 +24,7 @@ from mfm_core.errors import DataError
 from mfm_core.image_cache import Pixels, keep_pixels
 from mfm_core.images import quiet_decoders
 from mfm_core.mimeta import MimetaSet, row_of, rows_of
+from mfm_core.mimeta_info import MimetaInfo
 from mfm_core.raster import Raster, to_square
 
 CHECKED = 256
@@ -62,6 +63,19 @@ def mimeta_pixels(found: MimetaSet, image: ImageConfig, folder: Path) -> Pixels:
         lines = [f"images: {rows_of(rows)}: {reason}" for reason, rows in grouped.items()]
         raise DataError(f"MIMeta data set {found.folder.name}", lines)
     return kept
+
+
+def picture_problems(folder: Path, info: MimetaInfo) -> list[str]:
+    """Return what is wrong with a data set's files of pictures, whatever its tables say.
+
+    Args:
+        folder: of the data set.
+        info: what its info.yaml says of their number and size.
+    """
+    nowhere = np.zeros(0, dtype=np.int64)
+    bare = MimetaSet(folder, info, {}, {}, nowhere, nowhere, {})
+    with _opened(bare) as (_, problems):
+        return problems
 
 
 def picture_shape(found: MimetaSet) -> tuple[int, ...]:
@@ -126,6 +140,8 @@ def _hdf5_problems(file: h5py.File, found: MimetaSet) -> list[str]:
     pictures = file.get(DATASET)
     if not isinstance(pictures, h5py.Dataset):
         names = ", ".join(sorted(file)) or "nothing"
+        if DATASET in names.split(", "):
+            names = f"{DATASET!r} as a group or as a link that leads nowhere"
         return [f"{HDF5}: expected the data set {DATASET!r}, found {names}"]
     problems, shape, there = [], picture_shape(found), pictures.shape or (0,)
     if pictures.dtype != np.uint8:
@@ -145,6 +161,7 @@ def _list_tiffs(found: MimetaSet) -> tuple[dict[int, Path], list[str]]:
     """Return the TIFF files by row, and what is wrong with their names and numbers."""
     folder = found.folder / TIFFS
     files = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = [path for path in files if not path.name.startswith(".")]  # e.g. .DS_Store
     if not files:
         return {}, []
     names = {path: row_of(f"{TIFFS}/{path.name}") for path in files}
@@ -152,7 +169,9 @@ def _list_tiffs(found: MimetaSet) -> tuple[dict[int, Path], list[str]]:
     strange = sum(row is None for row in names.values())
     problems = []
     if strange:
-        problems.append(f"{TIFFS}: {strange} files are not called like 000012.tiff; remove them")
+        problems.append(
+            f"{TIFFS}: files not called like 000012.tiff: {strange}; rename or remove them"
+        )
     if len(tiffs) + strange < len(names):
         problems.append(f"{TIFFS}: two files have the same number")
     if beyond := sorted(row for row in tiffs if row >= len(found)):
@@ -170,11 +189,13 @@ def _read_tiff(path: Path, found: MimetaSet) -> Picture:
     """
     try:
         with Image.open(path, formats=["TIFF"]) as opened:
-            mode = opened.mode
+            mode, pages = opened.mode, getattr(opened, "n_frames", 1)
             pixels = np.asarray(opened)
     except Exception:  # decoders raise whatever they like
         raise DataError("image", ["the TIFF file is damaged or no TIFF; copy it again"]) from None
     shape = picture_shape(found)
+    if pages > 1:
+        raise DataError("image", [f"the TIFF file has {pages} pages, expected one picture"])
     if mode not in ("L", "RGB"):
         reason = f"the TIFF file has the mode {mode}, expected 8-bit grey or RGB"
         raise DataError("image", [reason])

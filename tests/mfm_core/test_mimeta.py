@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from mfm_core.errors import DataError
 from mfm_core.mimeta import find_mimeta, read_mimeta
@@ -99,6 +100,49 @@ def test_labels_that_a_table_program_wrote_as_1_0_are_the_same_labels(tmp_path: 
     assert len(read_mimeta(folder)) == 24
 
 
+def grades(folder: Path) -> np.ndarray:
+    """Give the ordinal task the grades 1, 4, 6 and 8, as published sets of fundus images have."""
+    content = yaml.safe_load((folder / "info.yaml").read_text())
+    task = next(task for task in content["tasks"] if task["task_name"] == "ordinal")
+    task["labels"] = {8: "severe", 1: "none", 4: "mild", 6: "some"}
+    change_info(folder, tasks=content["tasks"])
+    found = np.array([1, 4, 6, 8])[labels_of("ordinal", 24)]
+    np.save(folder / "task_labels/ordinal.npy", found)
+    head, lines = read_csv(folder)
+    for line, grade in zip(lines, found, strict=True):
+        line[head.index("tasks/ordinal")] = str(grade)
+    write_csv(folder, head, lines)
+    return found
+
+
+def test_label_numbers_need_not_be_consecutive(tmp_path: Path) -> None:
+    folder = write_set(tmp_path)
+    found = grades(folder)
+    read = read_mimeta(folder)
+    assert read.tasks["ordinal"].labels == ("none", "mild", "some", "severe")
+    assert np.array([1, 4, 6, 8])[read.labels["ordinal"]].tolist() == found.tolist()
+    found[3] = 5
+    np.save(folder / "task_labels/ordinal.npy", found)
+    assert any("row 3: label 5 is none of 1, 4, 6, 8" in line for line in problems_of(folder))
+
+
+def test_whole_numbers_in_another_form_are_the_same_labels(tmp_path: Path) -> None:
+    folder = write_set(tmp_path)
+    expected = read_mimeta(folder)
+    for kind in ("binary", "multilabel", "ordinal"):
+        np.save(folder / f"task_labels/{kind}.npy", labels_of(kind, 24).astype(np.float32))
+    head, lines = read_csv(folder)
+    at = head.index("tasks/multilabel")
+    for line in lines:  # what newer table programs write
+        line[at] = line[at].replace("0", "np.int64(0)").replace("1", "np.int64(1)")
+    write_csv(folder, head, lines)
+    path = folder / "splits/train.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    read = read_mimeta(folder)
+    assert all((read.labels[kind] == expected.labels[kind]).all() for kind in expected.labels)
+    assert (read.splits == expected.splits).all()
+
+
 def save(name: str, values: object) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         np.save(folder / "task_labels" / f"{name}.npy", np.asarray(values))
@@ -140,10 +184,10 @@ def drop_line(folder: Path) -> None:
         (save("binary", np.zeros(23, np.int64)), "has shape (23,), expected (24,)"),
         (save("binary", np.zeros((24, 2), np.int64)), "has shape (24, 2), expected (24,)"),
         (save("multilabel", np.zeros(24, np.int64)), "has shape (24,), expected (24, 4)"),
-        (save("binary", np.arange(24) % 3), "label 2 is outside 0 to 1"),
-        (save("ordinal", np.arange(24) % 4 - 1), "label -1 is outside 0 to 3"),
-        (save("multilabel", np.full((24, 4), 2)), "label 2 is outside 0 to 1"),
-        (save("binary", np.zeros(24)), "holds float64, expected whole numbers"),
+        (save("binary", np.arange(24) % 3), "label 2 is none of 0 to 1"),
+        (save("ordinal", np.arange(24) % 4 - 1), "label -1 is none of 0 to 3"),
+        (save("multilabel", np.full((24, 4), 2)), "label 2 is none of 0 to 1"),
+        (save("binary", np.full(24, 0.5)), "holds float64, expected whole numbers"),
         (save("binary", nan_labels()), "has no number (NaN) in rows 2, 7"),
         (save("binary", np.array(["a"] * 24)), "holds <U1, expected whole numbers"),
         (save("extra", np.zeros(24, np.int64)), "extra.npy: is not named in info.yaml"),
@@ -164,13 +208,13 @@ def drop_line(folder: Path) -> None:
         (lambda f: (f / "splits/val.txt").write_bytes(b"\xff\xfe\x00"), "cannot be read as UTF-8"),
         (lambda f: [p.unlink() for p in (f / "splits").iterdir()], "holds none of train.txt"),
         (lambda f: (f / "annotations.csv").unlink(), "annotations.csv: is missing"),
-        (lambda f: (f / "annotations.csv").write_text(""), "needs a column 'filepath'"),
+        (lambda f: (f / "annotations.csv").write_text(""), "(found nothing)"),
         (append("annotations.csv", "images/000000.tiff\n"), "line 26 has not 9 cells"),
         (drop_line, "row 0 are missing"),
         (cell(3, "filepath", "images/000004.tiff"), "row 4 stand there more than once"),
         (cell(3, "filepath", "elsewhere.tiff"), "1 lines name no image"),
-        (cell(3, "split", "test"), "split of row 3 is not the split files'"),
-        (cell(3, "original_split", "test"), "original_split of row 3 is not"),
+        (cell(3, "split", "test"), "split of row 3 is another than splits/*.txt"),
+        (cell(3, "original_split", "test"), "original_split of row 3 is another than original_splits/*"),
         (cell(3, "tasks/ordinal", "0"), "tasks/ordinal of row 3 differs from"),
         (
             lambda f: change_info(f, splits_num_samples={"train": 1, "val": 4, "test": 4}),

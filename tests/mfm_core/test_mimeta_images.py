@@ -77,3 +77,16 @@ def test_problems_of_all_data_sets_are_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_all(tmp_path)
     assert [problem.partition(":")[0] for problem in caught.value.problems] == ["a", "b"]
+
+
+def test_where_a_table_is_wrong_the_pictures_of_all_data_sets_are_looked_at_too(
+    tmp_path: Path,
+) -> None:
+    a, b = (write_set(tmp_path, name, kinds=("binary",), count=6) for name in "ab")
+    (a / "annotations.csv").unlink()
+    for folder in (a, b):
+        (folder / "images/000003.tiff").unlink()
+    with pytest.raises(DataError) as caught:
+        read_all(tmp_path)
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == ["a", "a", "b"]
+    assert "no file for row 3" in caught.value.problems[2]

@@ -91,13 +91,15 @@ GREY = pictures(24, 40, 1, 0)
         (rewrite(pictures(24, 40, 3, 0)), "an image has shape (40, 40, 3), expected (40, 40)"),
         (rewrite(GREY, "pictures"), "expected the data set 'images', found pictures"),
         (rewrite(GREY[::-1]), "differ from the same rows of images.hdf5"),
+        (lambda f: h5py.File(f / "images.hdf5", "w").create_group("images"), "as a group or as a link"),
         (cut("images.hdf5", 0.5), "images.hdf5: is damaged"),
         (lambda f: (f / "images.hdf5").write_bytes(b""), "images.hdf5: is damaged"),
         (lambda f: (f / "images/000003.tiff").unlink(), "no file for row 3 of 24"),
         (tiff(24, GREY[0]), "images: row 24: info.yaml says 24 images"),
-        (lambda f: (f / "images/notes.txt").write_text(""), "1 files are not called like"),
+        (lambda f: (f / "images/notes.txt").write_text(""), "not called like 000012.tiff: 1; rename"),
         (tiff(5, GREY[5, :32]), "row 5: the TIFF file has shape (32, 40)"),
         (tiff(5, GREY[5].astype(np.uint16)), "row 5: the TIFF file has the mode I;16"),
+        (tiff(5, np.stack([GREY[5]] * 2)), "row 5: the TIFF file has 2 pages"),
         (cut("images/000005.tiff", 0.5), "row 5: the TIFF file is damaged"),
     ],
 )
@@ -123,6 +125,12 @@ def test_without_hdf5_every_tiff_is_checked_and_all_problems_are_said(tmp_path: 
         path.unlink()
     with pytest.raises(DataError, match=r"neither images\.hdf5 nor"):
         pixels_of(folder, tmp_path / "cache")
+
+
+def test_what_a_file_browser_leaves_behind_is_no_picture(tmp_path: Path) -> None:
+    folder = write_set(tmp_path, hdf5=False)
+    (folder / "images/.DS_Store").write_bytes(b"x")
+    assert pixels_of(folder, tmp_path / "cache").shape[0] == 24
 
 
 def test_the_said_size_decides(tmp_path: Path) -> None:
