@@ -6,7 +6,6 @@ What crosses a hospital's boundary: nothing; a researcher holds all the images.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from simulation.options import AsJson, DataFolder, OutFolder, Settings, StudyFile, parse_settings
@@ -20,7 +19,7 @@ def few_labels(
     as_json: AsJson = False,
 ) -> None:
     """Draw AUC against the share of labels, and what a hospital without labels gains."""
-    from simulation.few_labels import run_few_labels
+    from simulation.few_labels import as_json_values, run_few_labels
     from simulation.few_labels_config import load_few_labels
     from simulation.few_labels_table import draw_curve, make_tables
     from simulation.progress import choose_display
@@ -33,7 +32,7 @@ def few_labels(
     (folder / "table.md").write_text(tables, encoding="utf-8")
     draw_curve(results, folder / "curve.png")
     if as_json:
-        print(json.dumps([asdict(result) for result in results], indent=1))
+        print(json.dumps([as_json_values(result) for result in results], indent=1))
         return
     print(tables)
     print(f"Table and picture: {folder}")

@@ -19,8 +19,10 @@ What crosses a hospital's boundary: nothing.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +76,7 @@ class Result:
         auc: macro AUC on the test images of all hospitals.
         hospital_auc: likewise of the unlabelled hospital alone.
         pseudo: pseudo-labels in the last round; -1 where the method makes none.
-        right: share of them that is right; None without any.
+        right: share that is right of those whose true label is known; None without any.
         numbers: that an update holds.
         patients: that showed their label in training.
         tested, hospital_tested: test images of all hospitals and of the unlabelled one.
@@ -222,6 +224,12 @@ def macro_auc(world: World, mu: NDArray[np.float32], head: Head, rows: Integers)
     return float("nan") if value is None else float(value)
 
 
+def part_right(given: Integers, true: Integers) -> float | None:
+    """Return which part of pseudo-labels is the true label; None where no true one is known."""
+    known = true != NO_LABEL
+    return float((given == true)[known].mean()) if known.any() else None
+
+
 def measure(
     config: FewLabelsConfig, world: World, cell: str, method: Method, share: float, seed: int
 ) -> list[Result]:
@@ -234,7 +242,7 @@ def measure(
     test = images.select("test")
     there = world.hospital[test] == world.unlabelled
     mu = latents_of(model, images, test)
-    right = float((used[given] == images.labels[given]).mean()) if len(given) else None
+    right = part_right(used[given], images.labels[given])
     known = train_rows[shown[train_rows] != NO_LABEL]
     found = Result(
         cell,
@@ -265,7 +273,7 @@ def measure(
         auc=float("nan"),
         hospital_auc=macro_auc(world, mu[there], adapted, test[there]),
         pseudo=int(taken.sum()),
-        right=float((labels == images.labels[own])[taken].mean()) if taken.any() else None,
+        right=part_right(labels[taken], images.labels[own][taken]),
     )
     return [found, with_own]
 
@@ -332,6 +340,14 @@ def _hold_settings(config: FewLabelsConfig, folder: Path) -> None:
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != wanted:
         raise ConfigError(str(folder), ["holds a study with other settings; give another --out"])
     write_whole(path, json.dumps(wanted, indent=1).encode())
+
+
+def as_json_values(result: Result) -> dict[str, Any]:
+    """Return a result as JSON knows it: null where there is no number."""
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in asdict(result).items()
+    }
 
 
 def read_results(path: Path) -> list[Result]:

@@ -74,5 +74,8 @@ def load_few_labels(path: Path, settings: dict[str, str] | None = None) -> FewLa
 
 
 def study_of(cell: CellConfig, name: str) -> tuple[StudyConfig | None, list[str]]:
-    """Return the study of a cell, None where it cannot be read, and all its problems."""
-    return read_study(override(cell.study, {"run.name": name}))
+    """Return the study of a cell, None where it cannot be read, and all its problems.
+
+    It runs no baselines, so that a hospital may have no label at all.
+    """
+    return read_study(override(cell.study, {"run.name": name, "baselines.kinds": "[]"}))

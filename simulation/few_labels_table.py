@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.stats import t as student
 
 from simulation.few_labels import Result
 from simulation.few_labels_config import AT_THE_HOSPITAL, CURVE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 NAMES = {
     "head": "head only",
@@ -26,6 +30,7 @@ NAMES = {
     "federated_semi": "semi-supervised, federated",
     "both": "semi-supervised, federated, own head",
 }
+COLOURS = dict(zip(CURVE, ("#7f7f7f", "#2166ac", "#b2182b", "#1b7837"), strict=True))
 KEPT, GAIN = 0.95, 0.02
 """Goals: of the AUC with every label at 10 % of them; of AUC at the hospital without labels."""
 
@@ -39,11 +44,17 @@ class Figure:
     seeds: int
 
     def __str__(self) -> str:
-        return f"{self.value:.3f}" if self.half is None else f"{self.value:.3f} ± {self.half:.3f}"
+        return self.text("")
+
+    def text(self, sign: str) -> str:
+        """Return it with three digits; a sign of "+" is shown where it is positive too."""
+        mean = f"{self.value:{sign}.3f}"
+        return mean if self.half is None else f"{mean} ± {self.half:.3f}"
 
 
 def figure_of(values: Sequence[float]) -> Figure | None:
-    """Return the figure of some seeds' values; None without any."""
+    """Return the figure of some seeds' values, nan left out; None without any."""
+    values = [value for value in values if not np.isnan(value)]
     if not values:
         return None
     half = None
@@ -81,7 +92,20 @@ def make_tables(results: Sequence[Result]) -> str:
     lines = []
     for cell in dict.fromkeys(r.cell for r in results):
         lines += _curve(results, cell, shares) + _hospital(results, cell)
-    return "\n".join(lines)
+    return "\n".join([*lines, _legend(results), ""])
+
+
+def _legend(results: Sequence[Result]) -> str:
+    """Return what the figures are, in words."""
+    seeds = len({result.seed for result in results})
+    over = "one draw of labels (seed), so no interval"
+    if seeds > 1:
+        over = f"mean of up to {seeds} draws of labels (seeds), ± half of the 95 % t interval"
+    return (
+        f"Macro AUC on test images; {over}. Labelled: patients that show a label. Goals: at least "
+        f"{KEPT} of the AUC with every label kept at 10 %; a gain of at least +{GAIN}. "
+        "Right: part of the pseudo-labels. Research software, not a medical device."
+    )
 
 
 def _curve(results: Sequence[Result], cell: str, shares: Sequence[float]) -> list[str]:
@@ -124,7 +148,7 @@ def _hospital(results: Sequence[Result], cell: str) -> list[str]:
             gain = None if method == "federated" else gains(results, cell, method, share)
             made = [r.pseudo for r in mine if r.pseudo >= 0]
             right = [r.right for r in mine if r.right is not None]
-            row = [NAMES[method], _text(found), "-" if gain is None else _judged(gain, GAIN)]
+            row = [NAMES[method], _text(found), "-" if gain is None else _judged(gain, GAIN, "+")]
             row.append(f"{np.mean(made):.0f}" if made else "-")
             row.append(f"{np.mean(right):.2f}" if right else "-")
             lines.append(f"| {' | '.join(row)} |")
@@ -142,10 +166,10 @@ def _text(figure: Figure | None) -> str:
     return "-" if figure is None else str(figure)
 
 
-def _judged(figure: Figure | None, goal: float) -> str:
+def _judged(figure: Figure | None, goal: float, sign: str = "") -> str:
     if figure is None:
         return "-"
-    return f"{figure} ({'met' if figure.value >= goal else 'missed'})"
+    return f"{figure.text(sign)} ({'met' if figure.value >= goal else 'missed'})"
 
 
 def draw_curve(results: Sequence[Result], path: Path) -> Path:
@@ -153,29 +177,49 @@ def draw_curve(results: Sequence[Result], path: Path) -> Path:
     from matplotlib.figure import Figure as Picture
 
     cells = list(dict.fromkeys(r.cell for r in results))
-    picture = Picture(figsize=(5.2 * max(1, len(cells)), 4.0), layout="constrained")
+    picture = Picture(figsize=(5.2 * max(1, len(cells)), 4.4), layout="constrained")
     panels = picture.subplots(1, max(1, len(cells)), squeeze=False)[0]
-    colours = dict(zip(CURVE, ("#7f7f7f", "#2166ac", "#b2182b", "#1b7837"), strict=True))
     for axes, cell in zip(panels, cells, strict=False):
-        for place, method in enumerate(CURVE):
-            shares = sorted({r.share for r in results if (r.cell, r.method) == (cell, method)})
-            found = [figure_of(list(aucs(results, cell, method, s).values())) for s in shares]
-            drawn = [(s, f) for s, f in zip(shares, found, strict=True) if f is not None]
-            axes.errorbar(
-                [share * 1.04 ** (place - 1.5) for share, _ in drawn],
-                [figure.value for _, figure in drawn],
-                yerr=[figure.half or 0.0 for _, figure in drawn],
-                color=colours[method],
-                marker="o",
-                capsize=3,
-                label=NAMES[method],
-            )
-        axes.set(xscale="log", xlabel="share of patients with a label", title=cell)
-        axes.set_xticks([0.01, 0.05, 0.1, 1.0], ["1 %", "5 %", "10 %", "100 %"])
-        axes.minorticks_off()
-        axes.grid(alpha=0.3)
+        _panel(axes, [result for result in results if result.cell == cell], cell)
     panels[0].set_ylabel("macro AUC, test images of all hospitals")
-    panels[0].legend(fontsize=8)
+    named = {}
+    for axes in panels:
+        handles, names = axes.get_legend_handles_labels()
+        named |= dict(zip(names, handles, strict=True))
+    picture.legend(named.values(), named.keys(), fontsize=8, ncols=4, loc="outside upper center")
+    seeds = len({result.seed for result in results})
+    over = "one draw of labels, no intervals"
+    if seeds > 1:
+        over = f"bars: 95 % t interval over {seeds} draws of labels, where a method has several"
+    picture.supxlabel(f"share of patients with a label; {over}", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.savefig(path, dpi=150, metadata={"Software": None})
     return path
+
+
+def _panel(axes: Axes, mine: Sequence[Result], cell: str) -> None:
+    """Draw the methods of one data set; what an interval has beyond 0 or 1 is cut off."""
+    every: set[float] = set()
+    for place, method in enumerate(CURVE):
+        shares = sorted({r.share for r in mine if r.method == method})
+        found = [figure_of(list(aucs(mine, cell, method, s).values())) for s in shares]
+        drawn = [(s, f) for s, f in zip(shares, found, strict=True) if f is not None]
+        if not drawn:
+            continue
+        every |= {share for share, _ in drawn}
+        axes.errorbar(
+            [share * 1.04 ** (place - 1.5) for share, _ in drawn],
+            [figure.value for _, figure in drawn],
+            yerr=[figure.half or 0.0 for _, figure in drawn],
+            color=COLOURS[method],
+            marker="o",
+            capsize=3,
+            label=NAMES[method],
+        )
+    tested = max(result.tested for result in mine)
+    axes.set(xscale="log", title=f"{cell}, {tested:,} test images")
+    axes.set_xticks(sorted(every), [f"{100 * share:g} %" for share in sorted(every)])
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0.0), min(high, 1.005))
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)

@@ -277,6 +277,7 @@ def _write_sites(
                     root=root,
                     manifest=Path(name) / "manifest.csv",
                     columns=ColumnsConfig(patient="patient", split="split"),
+                    unlabelled=not (mine.labels >= 0).any(),
                 ),
                 limits=LimitsConfig(
                     accepted_runs=(canonical_hash(study.run),),

@@ -235,8 +235,13 @@ def _missing_columns(rule: ColumnRule | ExplicitRule, table: Table) -> list[str]
 
 
 def small_sites(study: StudyConfig, table: Table, partition: Partition) -> list[str]:
-    """Return one problem per hospital that lacks images; held-out ones need two classes only."""
-    problems = []
+    """Return one problem per hospital that lacks images; held-out ones need two classes only.
+
+    A hospital that shows no label takes part, unless it has to learn alone (`local`) or was drawn.
+    """
+    problems, drawn = [], isinstance(study.hospitals, DirichletRule)
+    alone = drawn or "local" in study.baselines.kinds
+    ways = "" if drawn else "; one without labels cannot learn alone: no local in baselines.kinds"
     for index, name in enumerate(partition.names):
         mine = partition.hospital == index
         if name in study.held_out:
@@ -249,10 +254,11 @@ def small_sites(study: StudyConfig, table: Table, partition: Partition) -> list[
             continue
         counts = [int((mine & (table.splits == s)).sum()) for s in range(len(SPLITS))]
         train = table.labels[mine & (table.splits == 0)]
-        if len(np.unique(train[train >= 0])) < 2:
+        bare = not (table.labels[mine] >= 0).any()
+        if len(np.unique(train[train >= 0])) < 2 and (alone or not bare):
             problems.append(
                 f"hospital {name} has fewer than 2 classes in its training images; use fewer "
-                "hospitals, a larger alpha or other filters"
+                f"hospitals, a larger alpha or other filters{ways if bare else ''}"
             )
         if counts[0] < study.min_images or min(counts[1:]) < 1:
             found = ", ".join(f"{n} {s}" for n, s in zip(counts, SPLITS, strict=True))

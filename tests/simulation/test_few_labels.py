@@ -13,6 +13,8 @@ import pytest
 from mfm_core.errors import ConfigError, DataError
 from simulation.few_labels import (
     Result,
+    as_json_values,
+    part_right,
     plan_of_cells,
     read_results,
     run_few_labels,
@@ -90,6 +92,14 @@ def test_every_method_gives_figures_at_every_share(results: list[Result]) -> Non
         "local",
         "both",
     }
+
+
+def test_what_nobody_knows_is_no_number() -> None:
+    given, true = np.array([0, 1, 1]), np.array([0, 0, -1])
+    assert part_right(given, true) == 0.5
+    assert part_right(given[2:], true[2:]) is None
+    found = Result("films", 1, "local", 0.1, 10, float("nan"), 0.5)
+    assert as_json_values(found)["auc"] is None and as_json_values(found)["hospital_auc"] == 0.5
 
 
 def test_what_is_there_is_not_trained_again(

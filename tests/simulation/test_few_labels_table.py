@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from simulation.few_labels import Result
-from simulation.few_labels_table import draw_curve, figure_of, gains, kept, make_tables
+from simulation.few_labels_table import _panel, draw_curve, figure_of, gains, kept, make_tables
 
 
 def result(method: str, share: float, seed: int, auc: float, there: float = 0.5) -> Result:
@@ -42,6 +43,8 @@ def test_the_interval_is_students_over_seeds() -> None:
     one = figure_of([0.5])
     assert one is not None and one.half is None and str(one) == "0.500"
     assert figure_of([]) is None
+    assert figure_of([float("nan"), 0.5]) == one  # a hospital nobody can test
+    assert figure_of([float("nan")]) is None
 
 
 def test_parts_and_gains_are_taken_seed_by_seed() -> None:
@@ -66,6 +69,16 @@ def test_the_tables_say_met_and_missed() -> None:
     )
     assert "77 test images" in text
     assert "all weights" not in text  # nothing of it was measured
+    assert "+0.030 ± 0.000 (met)" in text and "up to 3 draws of labels" in text
+    assert "so no interval" in make_tables([r for r in RESULTS if r.seed == 0])
+
+
+def test_the_picture_has_its_own_shares_on_the_axis_and_stays_within_0_and_1() -> None:
+    axes = Figure().subplots()
+    _panel(axes, [result("all", 0.3, seed, 0.1 + 0.8 * seed) for seed in range(2)], "films")
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["30 %"]
+    assert axes.get_ylim() == (0.0, 1.005) and "1,234 test images" in axes.get_title()
+    assert axes.get_legend_handles_labels()[1] == ["all weights"]  # of the others there is nothing
 
 
 def test_the_picture_is_written(tmp_path: Path) -> None:

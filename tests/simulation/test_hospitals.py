@@ -87,6 +87,21 @@ def test_site_files_are_read_by_the_client_itself(tmp_path: Path) -> None:
     assert consortium.output == (tmp_path / "run").resolve()
 
 
+def test_a_hospital_without_labels_says_so_in_its_settings(tmp_path: Path) -> None:
+    table = write_images(tmp_path / "data") / "labels.csv"
+    lines = []
+    for line in table.read_text().splitlines():
+        cells = line.split(",")  # file, label, patient_id, scanner, view
+        lines.append(",".join([cells[0], "", *cells[2:]]) if cells[3] == "b" else line)
+    table.write_text("\n".join(lines))
+    study = make(folder_study(baselines={"kinds": []}))
+    prepare(study, tmp_path / "data", tmp_path / "run")
+    sites = [load_site_config(tmp_path / f"run/sites/{number}.yaml") for number in range(2)]
+    assert [site.data.unlabelled for site in sites] == [False, True]
+    names, sets = open_hospitals(tmp_path / "run", study.run)
+    assert names == ("a", "b") and (sets[1].labels == -1).all() and (sets[0].labels >= 0).all()
+
+
 def test_phantoms_become_hospitals_with_their_own_splits(tmp_path: Path) -> None:
     study = make(tiny_study())
     prepared = prepare(study, tmp_path, tmp_path / "run")

@@ -107,6 +107,20 @@ def test_column_rule_makes_one_hospital_per_value() -> None:
         assert set(scanners[partition.hospital == index]) == {name}
 
 
+def test_a_hospital_without_labels_takes_part_unless_it_has_to_learn_alone() -> None:
+    table = make_table()
+    mine = np.array([scanner == "c" for scanner in table.columns["scanner"]])
+    bare = dataclasses.replace(table, labels=np.where(mine, -1, table.labels))
+    rule = {"kind": "column", "column": "scanner"}
+    study = make_study(rule, baselines={"kinds": ["pooled"]})
+    assert divide(study, bare).names == ("a", "b", "c")
+    with pytest.raises(DataError, match="hospital c has fewer than 2 classes.* cannot learn alone"):
+        divide(make_study(rule, baselines={"kinds": ["local"]}), bare)
+    one = dataclasses.replace(table, labels=np.where(mine, 0, table.labels))
+    with pytest.raises(DataError, match="hospital c has fewer than 2 classes"):
+        divide(study, one)
+
+
 def test_column_rule_names_a_missing_column() -> None:
     with pytest.raises(DataError, match="column 'ward' is not in the manifest"):
         divide(make_study({"kind": "column", "column": "ward"}), make_table())
