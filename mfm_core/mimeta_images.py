@@ -62,8 +62,8 @@ def read_all(root: Path, wanted: Sequence[str] = ()) -> list[MimetaSet]:
     """Return data sets below a root.
 
     Raises:
-        DataError: every problem of every data set at once: of the tables, and of the pictures' files
-            where some table is wrong (else `mimeta_pixels` says them).
+        DataError: every problem of every data set at once: of the tables and, where one is wrong,
+            of the pictures' files (else `mimeta_pixels` says these).
     """
     sets, problems = [], list[str]()
     for folder in find_mimeta(root, wanted):

@@ -12,21 +12,34 @@ from typing import Annotated
 
 import typer
 
-from simulation.options import AsJson, DataFolder, OutFolder, Settings, StudyFile, parse_settings
+from simulation.options import (
+    AsJson,
+    DataFolder,
+    Fresh,
+    OneProcess,
+    OutFolder,
+    Settings,
+    StudyFile,
+    parse_settings,
+)
 
 
 def transfer(
     study: StudyFile,
     data: DataFolder = Path("."),
     out: OutFolder = Path("runs"),
+    fresh: Fresh = False,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Pre-train on all kinds of images but one; adapt to it with few labels; or from scratch."""
     from simulation.progress import choose_display
+    from simulation.study import empty
     from simulation.transfer import load_transfer, run_transfer
 
     config = load_transfer(study, parse_settings(settings))
+    if fresh and (out / config.name).is_dir():
+        empty(out / config.name)
     with choose_display(quiet=as_json) as display:
         folder = run_transfer(config, data, out, display)
     if as_json:
@@ -43,6 +56,8 @@ def pretrain(
     check: Annotated[
         bool, typer.Option("--check", help="Read every table and picture; train nothing.")
     ] = False,
+    fresh: Fresh = False,
+    one_process: OneProcess = False,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
@@ -72,7 +87,7 @@ def pretrain(
         print("\n".join([*describe_tasks(run.ontology, sets), f"{study}: ready to run"]))
         return
     with choose_display(quiet=as_json) as display:
-        folder = run_pretraining(prepared, out, display)
+        folder = run_pretraining(prepared, out, display, fresh=fresh, one_process=one_process)
     if as_json:
         print((folder / "server.json").read_text(encoding="utf-8"))
         return

@@ -338,7 +338,9 @@ def _hold_settings(config: FewLabelsConfig, folder: Path) -> None:
     wanted = config.model_dump(mode="json", exclude=free)
     path = folder / "settings.json"
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != wanted:
-        raise ConfigError(str(folder), ["holds a study with other settings; give another --out"])
+        raise ConfigError(
+            str(folder), ["holds a study with other settings; give another --out, or use --fresh"]
+        )
     write_whole(path, json.dumps(wanted, indent=1).encode())
 
 

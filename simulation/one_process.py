@@ -8,6 +8,7 @@ What crosses a hospital's boundary: what the client app releases, as in every ru
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -179,6 +180,7 @@ def federate_here(folder: Path, sites: int, *, resume: bool) -> None:
     from server.app import run_federation
     from server.config import load_consortium
 
+    logging.getLogger("flwr").propagate = False  # Opacus gives the root a handler: all lines twice
     place = _lay_out(folder, sites)
     nodes = {FIRST_NODE + index: hospital_node(place, index, sites) for index in range(sites)}
     agreed = load_consortium(folder / "consortium.yaml")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,8 +46,10 @@ from simulation.config import NAME, LimitConfig
 from simulation.engine import Federation
 from simulation.hospitals import asked_once
 from simulation.one_key import read_one_key
+from simulation.one_process import federate_here
 from simulation.progress import Display, Step
-from simulation.runner import RunFolder, hold, run_federation
+from simulation.runner import RunFolder, Watch, hold, run_federation
+from simulation.study import empty
 from strategies.config import RunConfig
 from strategies.plan import derive_seed
 
@@ -75,11 +78,21 @@ class PretrainingConfig(Part):
             raise ValueError(f"hospitals: {', '.join(empty)} has no data set; name one or more")
         if len(self.hospitals) == 1:
             raise ValueError("hospitals: one is no federation; name two, or none for one place")
+        if self.hospitals and (nowhere := sorted(set(self.datasets) - set(self.held))):
+            raise ValueError(
+                f"datasets: {', '.join(nowhere)} stands at no hospital; give it to one or leave it "
+                "out"
+            )
         if self.folder.is_absolute() or ".." in self.folder.parts:
             raise ValueError("folder: write it relative to the folder given as --data")
         if "ontology" in self.run:
             raise ValueError("run.ontology: follows from the data sets; leave it out")
         return self
+
+    @property
+    def held(self) -> list[str]:
+        """Return the data sets of all hospitals; one of two hospitals stands there twice."""
+        return [name for sets in self.hospitals.values() for name in sets]
 
 
 @dataclass(frozen=True)
@@ -94,7 +107,9 @@ class Prepared:
     @property
     def warnings(self) -> list[str]:
         """Return what people should know of the data sets."""
-        return [text for found in self.sets for text in found.warnings]
+        twice = sorted(name for name, times in Counter(self.config.held).items() if times > 1)
+        shared = [f"{name}: two hospitals hold it; its people count twice" for name in twice]
+        return [text for found in self.sets for text in found.warnings] + shared
 
 
 def load_pretraining(path: Path, settings: dict[str, str] | None = None) -> PretrainingConfig:
@@ -130,8 +145,22 @@ def prepare(config: PretrainingConfig, data: Path) -> Prepared:
     return Prepared(config, run, root if sets[0].folder != root else root.parent, sets)
 
 
-def run_pretraining(prepared: Prepared, out: Path, display: Display) -> Path:
+def run_pretraining(
+    prepared: Prepared,
+    out: Path,
+    display: Display,
+    *,
+    fresh: bool = False,
+    one_process: bool = False,
+) -> Path:
     """Run or resume a pre-training and return its folder.
+
+    Args:
+        prepared: the study.
+        out: folder of run folders.
+        display: told of the progress.
+        fresh: begin anew although the run folder holds something.
+        one_process: federate in this process (`simulation.one_process`); the same bits.
 
     Raises:
         ConfigError: the folder holds another study.
@@ -140,17 +169,21 @@ def run_pretraining(prepared: Prepared, out: Path, display: Display) -> Path:
     """
     folder = out / prepared.run.name
     with hold(folder):
+        if fresh:
+            empty(folder)
         mark = hashlib.sha256(
             f"{canonical_hash(prepared.run)} {prepared.config.hospitals} {prepared.root}".encode()
         ).hexdigest()
         record = folder / "study.hash"
         if record.is_file() and record.read_text(encoding="utf-8") != mark:
-            reason = "holds another study; give another run.name or --out, or remove it"
+            reason = "holds another study; give another run.name or --out, or use --fresh"
             raise ConfigError(str(folder), [reason])
         record.write_text(mark, encoding="utf-8")
         if not (folder / RESULTS).is_file() or not (folder / MODEL).is_file():
-            train = _train_together if prepared.config.hospitals else _train_here
-            train(prepared, folder, display)
+            if prepared.config.hospitals:
+                _train_together(prepared, folder, display, one_process=one_process)
+            else:
+                _train_here(prepared, folder, display)
     return folder
 
 
@@ -197,7 +230,9 @@ def _train_here(prepared: Prepared, folder: Path, display: Display) -> None:
     display.show(Step("pre-training", 1, 1, "done"))
 
 
-def _train_together(prepared: Prepared, folder: Path, display: Display) -> None:
+def _train_together(
+    prepared: Prepared, folder: Path, display: Display, *, one_process: bool
+) -> None:
     config, run = prepared.config, prepared.run
     (folder / "sites").mkdir(exist_ok=True)
     problems = []
@@ -223,8 +258,13 @@ def _train_together(prepared: Prepared, folder: Path, display: Display) -> None:
     many = len(config.hospitals)
     dump_yaml(run, folder / "run.yaml")
     dump_yaml(asked_once(config.limits, many, many), folder / "consortium.yaml")
-    federation = Federation(many, min(config.workers, many))
-    run_federation(RunFolder(folder), federation, config.limits, display)
+    where = RunFolder(folder)
+    if one_process:
+        display.show(Step("federated training", 0, run.rounds, "in this process"))
+        federate_here(folder, many, resume=where.resumable)
+        Watch(where, config.limits).look()  # refuses a run that a hospital dropped out of
+        return
+    run_federation(where, Federation(many, min(config.workers, many)), config.limits, display)
 
 
 def lines_of(folder: Path) -> list[str]:

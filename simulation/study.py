@@ -48,8 +48,8 @@ from simulation.one_process import federate_here
 from simulation.progress import Display, Step
 from simulation.runner import RunFolder, Watch, hold, run_federation
 
-OURS = ("study.yaml", "prepared.json", "images", "sites", ".lock")
-"""A folder with nothing but these and other leavings of a run may be emptied by --fresh."""
+OURS = ("study.yaml", "prepared.json", "study.hash", "settings.json", "images", "sites")
+"""A folder with one of these is a run's, and may be emptied by --fresh."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def empty(folder: Path) -> None:
         ConfigError: the folder does not look like a run folder.
     """
     content = [path for path in folder.iterdir() if path.name != ".lock"]
-    if content and not any((folder / name).exists() for name in OURS[:4]):
+    if content and not any((folder / name).exists() for name in OURS):
         reason = "is not empty and not a run folder; --fresh empties run folders only"
         raise ConfigError(str(folder), [reason])
     for path in content:

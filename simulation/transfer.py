@@ -21,14 +21,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mfm_core.autoencoder import Autoencoder, build_autoencoder
 from mfm_core.config import (
@@ -56,6 +57,7 @@ from simulation.baselines import logistic_scores, pool, small_pixels
 from simulation.config import NAME
 from simulation.one_key import read_one_key
 from simulation.progress import Display, Step
+from simulation.transfer_table import table_of
 
 Integers = NDArray[np.int64]
 FRACTIONS = (0.7, 0.1, 0.2)
@@ -93,8 +95,18 @@ class TransferConfig(Part):
     model: ModelConfig = ModelConfig()
     learning: LearningConfig = LearningConfig()
     domains: dict[Annotated[str, Field(pattern=r"^[a-z0-9_]{1,30}$")], DomainConfig] = Field(
-        min_length=2, description="Kinds of images; each is left out once."
+        min_length=2, description="Kinds of images."
     )
+    left_out: tuple[str, ...] = Field(
+        (), description="Which of the domains are left out, one after the other; empty: each."
+    )
+
+    @model_validator(mode="after")
+    def _known_domains(self) -> Self:
+        if strange := sorted(set(self.left_out) - set(self.domains)):
+            known = ", ".join(self.domains)
+            raise ValueError(f"left_out: {', '.join(strange)} is no domain; here are {known}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -151,6 +163,31 @@ def open_domains(config: TransferConfig, data: Path, cache: Path) -> dict[str, I
 def split_anew(images: ImageSet, seed: int) -> ImageSet:
     """Return the images with another split by group."""
     return replace(images, splits=grouped_split(images.labels, images.patients, FRACTIONS, seed))
+
+
+def split_all(
+    config: TransferConfig, images: Mapping[str, ImageSet]
+) -> dict[int, dict[str, ImageSet]]:
+    """Return the images of every domain, split for every seed.
+
+    Raises:
+        DataError: in some split a domain that is left out could not be learnt or tested.
+    """
+    found, problems = {}, list[str]()
+    for seed in config.seeds:
+        found[seed] = {name: split_anew(one, seed) for name, one in images.items()}
+        for name in config.left_out or config.domains:
+            for split in ("train", "test"):
+                labels = found[seed][name].labels[found[seed][name].select(split)]
+                shown = [config.domains[name].classes[k] for k in np.unique(labels[labels >= 0])]
+                if len(shown) < 2:
+                    problems.append(
+                        f"{name}: {split} has images of {' and '.join(shown) or 'no class'} alone "
+                        f"with seed {seed}; two classes in two patients or groups each are needed"
+                    )
+    if problems:
+        raise DataError("transfer", problems)
+    return found
 
 
 def pick_few(images: ImageSet, shots: int, seed: int) -> Integers:
@@ -308,60 +345,21 @@ def run_transfer(config: TransferConfig, data: Path, out: Path, display: Display
     folder.mkdir(parents=True, exist_ok=True)
     identity, record = canonical_hash(config), folder / "study.hash"
     if record.is_file() and record.read_text(encoding="utf-8") != identity:
-        reason = "holds another study; give another transfer.name or --out, or remove it"
+        reason = "holds another study; give another transfer.name or --out, or use --fresh"
         raise ConfigError(str(folder), [reason])
     record.write_text(identity, encoding="utf-8")
     torch.set_num_threads(1)
-    images = open_domains(config, data, folder / "cache")
+    images = split_all(config, open_domains(config, data, folder / "cache"))
     rows: list[dict[str, Any]] = []
-    cells = [(seed, name) for seed in config.seeds for name in config.domains]
+    cells = [(seed, name) for seed in config.seeds for name in config.left_out or config.domains]
     for done, (seed, name) in enumerate(cells):
         part = folder / f"{name}-seed{seed}.json"
         if not part.is_file():
             display.show(Step("transfer", done, len(cells), f"{name} left out, seed {seed}"))
-            split = {key: split_anew(value, seed) for key, value in images.items()}
-            found = run_left_out(World(config, seed, split), name)
+            found = run_left_out(World(config, seed, images[seed]), name)
             part.write_text(json.dumps(found, indent=1), encoding="utf-8")
         rows += json.loads(part.read_text(encoding="utf-8"))
         (folder / "rows.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
         (folder / "table.md").write_text(table_of(rows), encoding="utf-8")
     display.show(Step("transfer", len(cells), len(cells), str(folder / "table.md")))
     return folder
-
-
-def table_of(rows: list[dict[str, Any]]) -> str:
-    """Return a Markdown table: per domain and number of labels the mean AUC over seeds.
-
-    Beside it the 95 % t interval over seeds of the difference to the same method from scratch.
-    """
-    from scipy.stats import t as student
-
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    lines = [
-        "| left out | a class | n test | seeds | "
-        + " | ".join(methods)
-        + " | full gain | head gain |",
-        "| --- " * (6 + len(methods)) + "|",
-    ]
-    for name, shots in dict.fromkeys((row["left_out"], row["shots"]) for row in rows):
-        mine = [row for row in rows if (row["left_out"], row["shots"]) == (name, shots)]
-        by = {
-            method: np.array([row["value"] for row in mine if row["method"] == method], float)
-            for method in methods
-        }
-        count, gains = len(by[methods[0]]), []
-        for part in ("full", "head"):
-            gain = by[f"{part}, pre-trained"] - by[f"{part}, from scratch"]
-            half = (
-                student.ppf(0.975, count - 1) * gain.std(ddof=1) / np.sqrt(count)
-                if count > 1
-                else float("nan")
-            )
-            gains.append(f"{gain.mean():+.3f} ± {half:.3f}")
-        tests = sorted({row["n"] for row in mine})
-        sizes = f"{tests[0]}-{tests[-1]}" if len(tests) > 1 else str(tests[0])
-        cells = [f"{by[method].mean():.3f}" for method in methods]
-        lines.append(
-            "| " + " | ".join([name, str(shots), sizes, str(count), *cells, *gains]) + " |"
-        )
-    return "\n".join(lines) + "\n"

@@ -214,7 +214,10 @@ def drop_line(folder: Path) -> None:
         (cell(3, "filepath", "images/000004.tiff"), "row 4 stand there more than once"),
         (cell(3, "filepath", "elsewhere.tiff"), "1 lines name no image"),
         (cell(3, "split", "test"), "split of row 3 is another than splits/*.txt"),
-        (cell(3, "original_split", "test"), "original_split of row 3 is another than original_splits/*"),
+        (
+            cell(3, "original_split", "test"),
+            "original_split of row 3 is another than original_splits/*",
+        ),
         (cell(3, "tasks/ordinal", "0"), "tasks/ordinal of row 3 differs from"),
         (
             lambda f: change_info(f, splits_num_samples={"train": 1, "val": 4, "test": 4}),

@@ -50,7 +50,10 @@ def task(**changes: Any) -> list[dict[str, Any]]:
             {"tasks": task(task_target="MULTILABEL_CLASSIFICATION", labels={0: "a", 2: "b"})},
             "expected the numbers 0 to 1, found [0, 2]",
         ),
-        ({"tasks": task(labels={0: "a", 1: "b", 2: "c"})}, "binary: labels: a binary task has two, found 3"),
+        (
+            {"tasks": task(labels={0: "a", 1: "b", 2: "c"})},
+            "binary: labels: a binary task has two, found 3",
+        ),
         ({"tasks": task(labels={0: "a", 1: "a"})}, "a name stands twice"),
         ({"tasks": task() + task()}, "binary stands twice"),
         ({"tasks": task(task_name="a/b")}, "a slash"),

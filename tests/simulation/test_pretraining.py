@@ -89,6 +89,7 @@ def test_hospitals_get_the_data_sets_they_are_given(
     hospitals = {"north": ["grey", "rgb"], "south": ["grey"]}
     prepared = prepare(load_pretraining(write_study(tmp_path, hospitals=hospitals)), data)
     assert len(prepared.run.ontology.tasks) == 4
+    assert prepared.warnings == ["grey: two hospitals hold it; its people count twice"]
     folder = run_pretraining(prepared, tmp_path / "runs", SilentDisplay())
     assert seen == [Federation(2, 1)]
     sites = [yaml.safe_load((folder / f"sites/{n}.yaml").read_text()) for n in (0, 1)]
@@ -97,11 +98,30 @@ def test_hospitals_get_the_data_sets_they_are_given(
     assert settings["quorum"] == 2 and (folder / "run.yaml").is_file()
 
 
+def test_hospitals_train_in_one_process_and_a_folder_can_be_emptied(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = write_study(tmp_path, hospitals={"north": ["grey"], "south": ["rgb"]})
+    arguments = ["pretrain", str(study), "--data", str(data), "--out", str(tmp_path / "runs")]
+    assert call([*arguments, "--one-process"]) == 0
+    assert "| rgb/multilabel | multilabel |" in capsys.readouterr().out
+    results = json.loads((tmp_path / "runs/toys/server.json").read_text())
+    assert results["status"] == "complete" and set(results["per_site"]) == {"north", "south"}
+    other = [*arguments, "--set", "pretraining.hospitals={}"]
+    assert call(other) == 1 and "or use --fresh" in capsys.readouterr().err
+    assert call([*other, "--fresh"]) == 0
+    assert not (tmp_path / "runs/toys/sites").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
         ({"hospitals": {"a": ["grey"]}}, "one is no federation"),
         ({"hospitals": {"a": [], "b": ["grey"]}}, "a has no data set"),
+        (
+            {"hospitals": {"a": ["grey"], "b": ["rgb"]}, "datasets": ["toy"]},
+            "toy stands at no hospital",
+        ),
         ({"folder": "/elsewhere"}, "relative to the folder"),
         ({"run": {"name": "x", "ontology": {}}}, "follows from the data sets"),
         ({"colour": 1}, "unknown key"),

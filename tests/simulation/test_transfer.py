@@ -11,7 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
-from mfm_core.errors import ConfigError
+from mfm_core.errors import ConfigError, DataError
 from mfm_core.tasks import UNKNOWN, slices_of
 from simulation.__main__ import STUDIES, call
 from simulation.transfer import (
@@ -23,8 +23,8 @@ from simulation.transfer import (
     open_domains,
     pick_few,
     pretrain_without,
+    split_all,
     split_anew,
-    table_of,
 )
 from tests.simulation.samples import TINY_MODEL
 
@@ -94,7 +94,7 @@ def test_the_left_out_kind_and_all_test_images_teach_nothing(world: World) -> No
     assert images.targets is not None and set(tasks) == {"bars", "rings"}
     assert len(images) == 72
     parts = slices_of(tasks)
-    assert (images.targets[:36, parts["rings"]] == UNKNOWN).all()
+    assert (images.targets[:36, parts["moons"]] == UNKNOWN).all()
     assert (images.targets[:36, parts["bars"]].sum(axis=1) == 1).all()
     first = pretrain_without(world, "spots")
     noise = np.random.default_rng(0)
@@ -157,15 +157,26 @@ def test_a_study_ends_in_a_table_goes_on_where_it_stopped_and_repeats(
     assert "holds another study" in capsys.readouterr().err
 
 
-def test_the_table_shows_the_gain_with_its_interval_over_seeds() -> None:
-    rows = [
-        {"seed": seed, "left_out": "spots", "shots": 5, "method": method, "n": 9, "value": value}
-        for seed in (0, 1, 2)
-        for method, value in zip(METHODS, (0.8 + 0.01 * seed, 0.6, 0.9, 0.7, 0.5), strict=True)
-    ]
-    text = table_of(rows)
-    assert "| spots | 5 | 9 | 3 | 0.810 | 0.600 | 0.900 | 0.700 | 0.500 |" in text
-    assert "+0.200 ± 0.000 | +0.210 ± 0.025 |" in text
+def test_one_kind_of_image_alone_can_be_left_out(tmp_path: Path) -> None:
+    write_world(tmp_path)
+    arguments = ["transfer", str(write_study(tmp_path, left_out=["bars"], shots=[2], seeds=[0]))]
+    assert call([*arguments, "--data", str(tmp_path), "--out", str(tmp_path / "runs")]) == 0
+    rows = json.loads((tmp_path / "runs/move/rows.json").read_text())
+    assert {row["left_out"] for row in rows} == {"bars"}
+    with pytest.raises(ConfigError, match="left_out: moons is no domain; here are"):
+        load_transfer(write_study(tmp_path, left_out=["moons"]))
+
+
+def test_a_domain_that_cannot_be_learnt_or_tested_is_named_before_anything_is_trained(
+    world: World,
+) -> None:
+    bars = world.images["bars"]
+    one = {**world.images, "bars": replace(bars, labels=np.zeros_like(bars.labels))}
+    with pytest.raises(DataError) as caught:
+        split_all(world.config, one)
+    assert len(caught.value.problems) == 2 * len(world.config.seeds)  # train and test
+    assert "train has images of" in caught.value.problems[0]
+    assert set(split_all(world.config, world.images)) == set(world.config.seeds)
 
 
 def test_a_wrong_study_is_said_and_the_shipped_one_is_right(tmp_path: Path) -> None:
