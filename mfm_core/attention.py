@@ -49,16 +49,17 @@ def stage_two_weights(logits: torch.Tensor) -> torch.Tensor:
     return raised / window_centres(raised).mean().clamp_min(torch.finfo(raised.dtype).tiny)
 
 
-def attention_map(model: Autoencoder) -> NDArray[np.float32] | None:
-    """Return W* `[H, W]`, how much each pixel counted in stage two; None where none was learnt.
+def attention_maps(model: Autoencoder) -> NDArray[np.float32] | None:
+    """Return W and W* `[2, H, W]`, how much each pixel counted in either stage; None without any.
 
     The border that is no centre of a whole window has no part in the error; it is 1 here.
     """
     if not bool(model.attention_logits.any()):
         return None
-    weights = stage_two_weights(model.attention_logits)
-    found: NDArray[np.float32] = np.ones(weights.shape[-2:], dtype=np.float32)
-    inner = to_array(window_centres(weights))[0, 0]
-    border = (len(found) - len(inner)) // 2
-    found[border:-border, border:-border] = inner
+    logits = model.attention_logits.detach()
+    found: NDArray[np.float32] = np.ones((2, *logits.shape[-2:]), dtype=np.float32)
+    for stage, weights in enumerate((stage_one_weights(logits), stage_two_weights(logits))):
+        inner = to_array(window_centres(weights))[0, 0]
+        border = (found.shape[-1] - len(inner)) // 2
+        found[stage, border:-border, border:-border] = inner
     return found

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from mfm_core.atlas import Atlas
-from mfm_core.attention import attention_map
+from mfm_core.attention import attention_maps
 from mfm_core.autoencoder import Autoencoder
 from mfm_core.bias_axes import draw_bias_axis
 from mfm_core.contrasts import contrasts_of, sides_of
@@ -71,7 +71,7 @@ class Pictures:
         reconstructions: rows of the reconstruction grid.
         classes: names of the K classes.
         class_means: `[K, C, H, W] float32 in [0, 1]`, NaN for a class without images, or None.
-        attention: `[H, W] float32`, mean 1: how much each pixel counted in the training; None
+        attention: `[2, H, W] float32`, how much each pixel counted in either stage; None
             where the run learnt no such map.
         axes: what the recorded fields look like to the model; no patient is shown.
         sweeps: at most one per class.
@@ -98,7 +98,7 @@ def released_pictures(model: Autoencoder, atlas: Atlas) -> Pictures:
     return Pictures(
         classes=tuple(atlas.ontology.classes),
         class_means=decode_class_means(model, atlas),
-        attention=attention_map(model),
+        attention=attention_maps(model),
         axes=_draw_axes(model, atlas),
     )
 
@@ -127,7 +127,7 @@ def take_pictures(
         reconstructions=reconstruct(model, images, indices, seed),
         classes=tuple(atlas.ontology.classes),
         class_means=decode_class_means(model, atlas),
-        attention=attention_map(model),
+        attention=attention_maps(model),
         axes=_draw_axes(model, atlas),
         sweeps=tuple(rows[0].sweep for rows in explained if rows[0].sweep is not None),
         methods=tuple(tuple(rows) for rows in explained[:MOST_METHODS]),

@@ -159,21 +159,21 @@ def draw_class_means(means: Pixels, classes: Sequence[str]) -> bytes:
         return encode_png(figure)
 
 
-def draw_attention(weights: NDArray[np.float32], anatomy: Pixels | None) -> bytes:
-    """Return which pixels counted more and which less in the training's second stage, as PNG.
+def draw_attention(maps: NDArray[np.float32], anatomy: Pixels | None) -> bytes:
+    """Return which pixels counted more and which less in either stage of the training, as PNG.
 
     Args:
-        weights: `[H, W]`, mean 1 where the loss looks.
+        maps: `[2, H, W]`, about 1 on average where the loss looks; stage one, stage two.
         anatomy: `[C, H, W] in [0, 1]` to see where that is, e.g. the mean of the class means.
     """
-    change = (weights - 1.0).astype(np.float32)
+    change = (maps - 1.0).astype(np.float32)
     scale = max(float(np.quantile(np.abs(change), 0.995)), 0.05)
-    nothing = np.zeros_like(change)
-    tiles = [("Weight of a pixel", overlay(change, nothing, scale))]
+    nothing = np.zeros_like(change[0])
+    tiles = [(f"Weight, stage {n + 1}", overlay(change[n], nothing, scale)) for n in (0, 1)]
     if anatomy is not None:
         grey = anatomy.mean(axis=0)
         tiles = [("Mean image", np.repeat(grey[..., None], 3, axis=-1)), *tiles]
-        tiles.append(("Both", overlay(change, grey, scale)))
+        tiles.append(("Stage 2 on it", overlay(change[1], grey, scale)))
     width = COLUMNS * TILE + (COLUMNS + 1) * GAP
     height = HEADER + TILE + 0.55
     with rc_context(STYLE):
@@ -181,11 +181,10 @@ def draw_attention(weights: NDArray[np.float32], anatomy: Pixels | None) -> byte
         for column, (name, tile) in enumerate(tiles):
             axes = _tile(figure, (column, 0), tile, smooth=False)
             axes.set_title(name, size=11.5, weight="bold", pad=5)
-        low, high = float(weights.min()), float(weights.max())
+        spans = [f"stage {n + 1} {maps[n].min():.2f} to {maps[n].max():.2f} times" for n in (0, 1)]
         note = (
-            f"Orange counts more than the mean, blue less, black as much; from {low:.2f} to "
-            f"{high:.2f} times,\nfull colour at 1 ± {scale:.2f}; the border has no part in it. No "
-            "patient is shown."
+            f"Orange counts more than the mean, blue less, black as much: {', '.join(spans)};\n"
+            f"full colour at 1 ± {scale:.2f}; the border has no part in it. No patient is shown."
         )
         figure.text(GAP / width, 0.08 / height, note, va="bottom", size=10, color=FADED)
         return encode_png(figure)

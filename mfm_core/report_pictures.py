@@ -50,15 +50,13 @@ def drawn(pictures: Pictures) -> dict[str, Any]:
     }
 
 
-def _attention(
-    weights: NDArray[np.float32] | None, means: NDArray[np.float32] | None
-) -> str | None:
-    """Return the map over the mean of the class means that there are."""
-    if weights is None:
+def _attention(maps: NDArray[np.float32] | None, means: NDArray[np.float32] | None) -> str | None:
+    """Return the maps of both stages, the second over the mean of the known class means."""
+    if maps is None:
         return None
     known = None if means is None else means[np.isfinite(means).all(axis=(1, 2, 3))]
     anatomy = None if known is None or not len(known) else known.mean(axis=0)
-    return embed(draw_attention(weights, anatomy))
+    return embed(draw_attention(maps, anatomy))
 
 
 def _methods_of(sweep: Sweep, pictures: Pictures) -> Sequence[Explanation]:

@@ -19,7 +19,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -34,6 +34,9 @@ from simulation.grid import CELL_NAME, filled, merged
 from simulation.one_key import read_one_key
 from simulation.progress import Display
 from simulation.study import Order, Place, finished_results, run_study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LOCAL, POOLED = "each hospital alone", "all images in one place"
 COLUMNS = {
@@ -150,7 +153,7 @@ def run_comparison(
         if found is None:
             found = run_study(study, CellDisplay(display, index, len(members), name))
         results[member.cell, member.method, member.seed] = found
-    return write_tables(config, place.folder, rows_of(config, results))
+    return write_tables(config, place.folder, rows_of(config, results), sizes_of(config, results))
 
 
 def rows_of(
@@ -173,6 +176,27 @@ def rows_of(
             for name, figures in found.items()
         ]
     return tuple(rows)
+
+
+def sizes_of(
+    config: ComparisonConfig, results: Mapping[tuple[str, str, int], Mapping[str, Any]]
+) -> dict[str, str]:
+    """Return of every cell how many hospitals and test images its figures are of, in words."""
+    first, found = next(iter(config.methods)), {}
+    for cell in config.cells:
+        runs = [results[cell, first, seed] for seed in config.seeds]
+        hospitals = _span([len(one["per_site"]) for one in runs])
+        found[cell] = f"{hospitals} hospitals, {_span([_tested(one) for one in runs])} test images"
+    return found
+
+
+def _tested(result: Mapping[str, Any]) -> int:
+    return int(result["pooled"]["macro_auc"]["n"])
+
+
+def _span(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _less(figures: Sequence[Figures], others: Sequence[Figures]) -> list[Figures]:
@@ -215,11 +239,14 @@ def _spreads(found: Sequence[Figures]) -> dict[str, Spread]:
     return {name: spread for name, spread in spreads.items() if spread is not None}
 
 
-def write_tables(config: ComparisonConfig, folder: Path, rows: Sequence[Row]) -> dict[str, Any]:
+def write_tables(
+    config: ComparisonConfig, folder: Path, rows: Sequence[Row], sizes: Mapping[str, str]
+) -> dict[str, Any]:
     """Write table.md, table.json and comparison.png; return the content of table.json."""
     content = {
         "comparison": config.name,
         "seeds": list(config.seeds),
+        "sizes": dict(sizes),
         "rows": [
             {
                 "cell": row.cell,
@@ -230,25 +257,29 @@ def write_tables(config: ComparisonConfig, folder: Path, rows: Sequence[Row]) ->
             for row in rows
         ],
     }
-    write_whole(folder / "table.md", markdown(config, rows).encode())
+    write_whole(folder / "table.md", markdown(config, rows, sizes).encode())
     write_whole(folder / "table.json", json.dumps(content, indent=1).encode())
-    draw(rows, folder / "comparison.png")
+    draw(rows, folder / "comparison.png", sizes)
     return content
 
 
-def markdown(config: ComparisonConfig, rows: Sequence[Row]) -> str:
+def markdown(config: ComparisonConfig, rows: Sequence[Row], sizes: Mapping[str, str]) -> str:
     """Return the tables, two per cell."""
     lines = []
     seeds = f"{len(config.seeds)} seed" + ("s" if len(config.seeds) > 1 else "")
     first = next(iter(config.methods))
     for cell in config.cells:
         mine = [row for row in rows if row.cell == cell]
-        lines += [f"## {cell}, macro AUC and SSIM, {seeds}", ""]
+        lines += [f"## {cell}, macro AUC and SSIM, {seeds}, {sizes[cell]}", ""]
         lines += _table([(row.method, row.figures) for row in mine], "")
         lines += ["", f"Difference from {first} under the same seed:", ""]
         lines += _table([(row.method, row.gains) for row in mine if row.method != first], "+")
         lines.append("")
-    lines.append("± is half of the 95 % t interval over seeds.")
+    interval = "± is half of the 95 % t interval over seeds. " if len(config.seeds) > 1 else ""
+    lines.append(
+        f"{interval}Mean and worst: each hospital's own test images, where these show two classes; "
+        f"pooled of {LOCAL}: mean over their models. Research software, not a medical device."
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -268,26 +299,38 @@ def _text(spread: Spread | None, sign: str) -> str:
     return f"{spread.mean:{sign}.3f} ± {spread.t_high - spread.mean:.3f}"
 
 
-def draw(rows: Sequence[Row], path: Path) -> None:
+def draw(rows: Sequence[Row], path: Path, sizes: Mapping[str, str]) -> None:
     """Write a PNG: a panel per cell; a bar from the worst hospital to the mean for each method."""
     from matplotlib.figure import Figure
 
     cells = list(dict.fromkeys(row.cell for row in rows))
     tall = max(sum(row.cell == cell for row in rows) for cell in cells)
-    figure = Figure(figsize=(5.2 * len(cells), 1.4 + 0.36 * tall), layout="constrained")
+    figure = Figure(figsize=(max(7.0, 5.2 * len(cells)), 1.6 + 0.36 * tall), layout="constrained")
     panels = figure.subplots(1, len(cells), squeeze=False)[0]
     for axes, cell in zip(panels, cells, strict=True):
         mine = [row for row in rows if row.cell == cell and "mean" in row.figures][::-1]
-        for place, row in enumerate(mine):
-            worst, mean = row.figures["worst"], row.figures["mean"]
-            axes.hlines(place, worst.mean, mean.mean, color="#b8c2cc", linewidth=3)
-            axes.plot(worst.values, [place] * worst.seeds, "|", color="#b2182b", markersize=9)
-            axes.plot(worst.mean, place, "o", color="#b2182b")
-            axes.plot(mean.mean, place, "o", color="#2166ac")
-        axes.set_yticks(range(len(mine)), [row.method for row in mine])
-        axes.set_title(cell, loc="left")
-        axes.grid(axis="x", alpha=0.3)
+        _panel(axes, mine)
+        axes.set_title(f"{cell}: {sizes[cell]}", loc="left", fontsize=10)
+    seeds = max((row.figures["mean"].seeds for row in rows if "mean" in row.figures), default=0)
     figure.supxlabel(
-        "macro AUC: mean over hospitals (blue), worst one (red; ticks: seeds)", fontsize=10
+        "macro AUC: mean over hospitals (blue) and worst hospital (red); "
+        f"dots: mean of {seeds} seed{'s' * (seeds != 1)}, ticks: each seed",
+        fontsize=10,
     )
     figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def _panel(axes: Axes, mine: Sequence[Row]) -> None:
+    """Draw the rows from below; what is no federation stands under a line."""
+    for place, row in enumerate(mine):
+        worst, mean = row.figures["worst"], row.figures["mean"]
+        axes.hlines(place, worst.mean, mean.mean, color="#b8c2cc", linewidth=3, zorder=1)
+        for spread, colour in ((worst, "#b2182b"), (mean, "#2166ac")):
+            axes.plot(spread.values, [place] * spread.seeds, "|", color=colour, markersize=9)
+            axes.plot(spread.mean, place, "o", color=colour)
+    bases = sum(row.method in (LOCAL, POOLED) for row in mine)
+    if 0 < bases < len(mine):
+        axes.axhline(bases - 0.5, color="#888888", linewidth=0.8, linestyle="--")
+    axes.set_yticks(range(len(mine)), [row.method for row in mine])
+    axes.set_ylim(-0.6, len(mine) - 0.4)
+    axes.grid(axis="x", alpha=0.3)

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from mfm_core.attention import (
-    attention_map,
+    attention_maps,
     mean_penalty,
     stage_one_weights,
     stage_two_weights,
@@ -80,15 +80,21 @@ def test_stage_one_learns_to_weigh_a_hard_centre_more_in_stage_two() -> None:
     assert torch.equal(learnt[..., :5, :], torch.zeros(1, 1, 5, 64))
 
 
-def test_the_shown_map_is_the_one_in_the_loss_and_its_border_counts_as_one():
+def test_the_shown_maps_are_those_in_the_loss_and_their_border_counts_as_one():
     model = build_autoencoder(ModelConfig(), ImageConfig(size_px=32), 2, seed=0)
-    assert attention_map(model) is None
+    assert attention_maps(model) is None
     with torch.no_grad():
         model.attention_logits[..., 10:14, 10:14] = 2.0
-    found = attention_map(model)
-    inner = window_centres(stage_two_weights(model.attention_logits))[0, 0].numpy()
-    assert np.array_equal(found[5:-5, 5:-5], inner)
-    assert (found[:5] == 1).all() and (found[:, -5:] == 1).all() and found[12, 12] < 0.5
+    found = attention_maps(model)
+    with torch.no_grad():
+        stages = (
+            stage_one_weights(model.attention_logits),
+            stage_two_weights(model.attention_logits),
+        )
+    for shown, weights in zip(found, stages, strict=True):
+        assert np.array_equal(shown[5:-5, 5:-5], window_centres(weights)[0, 0].numpy())
+        assert (shown[:5] == 1).all() and (shown[:, -5:] == 1).all()
+    assert found[0, 12, 12] > 1.5 and found[1, 12, 12] < 0.5
 
 
 def test_a_short_stage_one_moves_the_map():

@@ -63,8 +63,9 @@ def test_a_learnt_attention_map_is_shown_and_no_other(pictures):
     atlas = replace(world.atlas, encoder_hash=encoder_hash(model))
     shown = take_pictures(model, atlas, world.images, none), released_pictures(model, atlas)
     for found in shown:
-        assert found.attention is not None and found.attention.shape == (32, 32)
-        assert found.attention[15, 15] < 0.7 and found.attention[8, 8] > 1
+        assert found.attention is not None and found.attention.shape == (2, 32, 32)
+        assert found.attention[1, 15, 15] < 0.7 and found.attention[1, 8, 8] > 1
+        assert found.attention[0, 15, 15] > 1.5
 
 
 def test_a_class_without_patients_has_no_sweep():

@@ -100,11 +100,13 @@ def test_noise_everywhere_still_fits_the_limit():
 
 
 def test_an_attention_map_is_blue_where_pixels_count_less():
-    weights = np.ones((32, 32), dtype=np.float32)
+    weights = np.ones((2, 32, 32), dtype=np.float32)
     assert not blue(pixels_of(draw_attention(weights, None))).any()
-    weights[8:24, 8:24] = 0.5
+    weights[1, 8:24, 8:24] = 0.5
     pixels = pixels_of(draw_attention(weights, np.full((1, 32, 32), 0.5, dtype=np.float32)))
     assert blue(pixels).mean() > 0.01 and orange(pixels).mean() < 0.005
+    weights[0, 8:24, 8:24] = 1.5  # stage one is shown too
+    assert orange(pixels_of(draw_attention(weights, None))).mean() > 0.01
 
 
 @pytest.mark.parametrize("count", [2, 5, 15])

@@ -37,8 +37,8 @@ def test_released_pictures_show_no_patient():
 
 
 def test_an_attention_map_is_drawn_with_and_without_class_means():
-    weights = np.ones((32, 32), dtype=np.float32)
-    weights[10:20, 10:20] = 0.4
+    weights = np.ones((2, 32, 32), dtype=np.float32)
+    weights[1, 10:20, 10:20] = 0.4
     assert drawn(Pictures())["attention"] is None
     alone = drawn(Pictures(attention=weights))["attention"]
     means = np.full((len(CLASSES), 1, 32, 32), np.nan, dtype=np.float32)

@@ -8,18 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from matplotlib.figure import Figure
 
 from mfm_core.config import read_yaml
 from mfm_core.errors import ConfigError
 from simulation import federations
+from simulation.bias_table import spread_of
 from simulation.commands_federations import DEFAULT
 from simulation.federations import (
     LOCAL,
     POOLED,
+    Row,
+    _panel,
     baseline_figures,
     load_comparison,
     rows_of,
     run_comparison,
+    sizes_of,
     write_tables,
 )
 from simulation.progress import SilentDisplay
@@ -28,7 +33,7 @@ from tests.simulation.grids import tiny_grid
 
 
 def metric(value: float | None) -> dict[str, Any]:
-    return {"macro_auc": {"value": value}, "ssim": {"value": 0.9}}
+    return {"macro_auc": {"value": value, "n": 1200}, "ssim": {"value": 0.9}}
 
 
 def results(pooled: float, own: dict[str, float | None], alone: dict[str, float]) -> dict[str, Any]:
@@ -88,12 +93,26 @@ def test_rows_show_the_mean_and_the_worst_hospital(tmp_path: Path) -> None:
     assert rows["fedavg"].figures["worst"].values == pytest.approx((0.7, 0.8))
     assert rows[LOCAL].figures["worst"].mean == pytest.approx(0.5)
     assert rows[POOLED].figures["mean"].mean == pytest.approx(0.9)
-    write_tables(config, tmp_path, rows_of(config, found))
+    table = write_tables(config, tmp_path, rows_of(config, found), sizes_of(config, found))
     text = (tmp_path / "table.md").read_text()
+    assert "## brain, macro AUC and SSIM, 2 seeds, 3 hospitals, 1,200 test images" in text
+    assert table["sizes"]["chest"] == "3 hospitals, 1,200 test images"
     assert "| fedavg | 0.800 ± 0.000 | 0.825 ± 0.318 | 0.750 ± 0.635 | 0.900 ± 0.000 |" in text
     assert rows[POOLED].gains["mean"].values == pytest.approx((0.1, 0.05))
     assert "| all images in one place | +0.150 ± 0.000 | +0.075 ± 0.318 |" in text
     assert (tmp_path / "comparison.png").stat().st_size > 5000
+
+
+def test_no_row_of_the_picture_is_cut_off_and_every_seed_is_drawn() -> None:
+    spread = spread_of([np.array([0.6]), np.array([0.8])])
+    assert spread is not None
+    rows = [Row("a", name, {"worst": spread, "mean": spread}, {}) for name in (POOLED, "fedavg")]
+    axes = Figure().subplots()
+    _panel(axes, rows)
+    low, high = axes.get_ylim()
+    assert low < -0.3 and high > 1.3
+    assert [text.get_text() for text in axes.get_yticklabels()] == [POOLED, "fedavg"]
+    assert sum(len(line.get_xdata()) == 2 and line.get_marker() == "|" for line in axes.lines) == 4
 
 
 def test_what_was_not_measured_is_not_a_number() -> None:
