@@ -181,10 +181,11 @@ def draw_attention(maps: NDArray[np.float32], anatomy: Pixels | None) -> bytes:
         for column, (name, tile) in enumerate(tiles):
             axes = _tile(figure, (column, 0), tile, smooth=False)
             axes.set_title(name, size=11.5, weight="bold", pad=5)
-        spans = [f"stage {n + 1} {maps[n].min():.2f} to {maps[n].max():.2f} times" for n in (0, 1)]
+        spans = [f"{maps[n].min():.2f} to {maps[n].max():.2f}" for n in (0, 1)]
         note = (
-            f"Orange counts more than the mean, blue less, black as much: {', '.join(spans)};\n"
-            f"full colour at 1 ± {scale:.2f}; the border has no part in it. No patient is shown."
+            f"Orange counts more than 1 (full colour {1 + scale:.2f}), blue less "
+            f"({1 - scale:.2f}), black as much.\nStage 1: {spans[0]}; stage 2: {spans[1]}. "
+            "The border has no part; no patient is shown."
         )
         figure.text(GAP / width, 0.08 / height, note, va="bottom", size=10, color=FADED)
         return encode_png(figure)

@@ -276,6 +276,8 @@ def lines_of(folder: Path) -> list[str]:
         value = "-" if row["macro_auc"] is None else f"{row['macro_auc']:.3f}"
         if single and single["low"] is not None:
             value += f" ({single['low']:.3f}-{single['high']:.3f})"
+        elif single is None and row["macro_auc"] is not None:
+            value += f" (mean of {len(row['questions'])} labels, no interval)"
         kind = row["target"].split("_")[0].lower()
         known = int(max(question["macro_auc"]["n"] for question in row["questions"]))
         lines.append(f"| {row['task']} | {kind} | {known} | {value} |")

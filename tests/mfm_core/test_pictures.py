@@ -105,6 +105,7 @@ def test_an_attention_map_is_blue_where_pixels_count_less():
     weights[1, 8:24, 8:24] = 0.5
     pixels = pixels_of(draw_attention(weights, np.full((1, 32, 32), 0.5, dtype=np.float32)))
     assert blue(pixels).mean() > 0.01 and orange(pixels).mean() < 0.005
+    assert (pixels[-50:, -3:] > 250).all(), "the note is cut off at the right"
     weights[0, 8:24, 8:24] = 1.5  # stage one is shown too
     assert orange(pixels_of(draw_attention(weights, None))).mean() > 0.01
 

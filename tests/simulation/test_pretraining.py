@@ -104,7 +104,8 @@ def test_hospitals_train_in_one_process_and_a_folder_can_be_emptied(
     study = write_study(tmp_path, hospitals={"north": ["grey"], "south": ["rgb"]})
     arguments = ["pretrain", str(study), "--data", str(data), "--out", str(tmp_path / "runs")]
     assert call([*arguments, "--one-process"]) == 0
-    assert "| rgb/multilabel | multilabel |" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "| rgb/multilabel | multilabel |" in said and "(mean of 4 labels, no interval) |" in said
     results = json.loads((tmp_path / "runs/toys/server.json").read_text())
     assert results["status"] == "complete" and set(results["per_site"]) == {"north", "south"}
     other = [*arguments, "--set", "pretraining.hospitals={}"]
