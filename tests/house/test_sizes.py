@@ -25,6 +25,7 @@ MANY_ARGUMENTS: dict[str, str] = {
     "mfm_core/training.py::train": "what differs from call to call stays visible as keywords",
     "strategies/strategy.py::start": "overrides Flower's method; the signature is Flower's",
     "simulation/commands_federations.py::federations": "its arguments are the command line",
+    "simulation/commands_pretraining.py::pretrain": "its arguments are the command line",
     "simulation/flops.py::_convolution_backward": "called by torch with torch's own arguments",
 }
 """Functions with more arguments than MAX_ARGUMENTS: path::name to reason."""
