@@ -174,12 +174,12 @@ def _read_labels(folder: Path, task: InfoTask, count: int, problems: list[str]) 
         strange = ~np.isin(found, known)
         if strange.any():
             rows = rows_of(np.flatnonzero(strange.reshape(count, -1).any(axis=1)))
-            values = ", ".join(f"{v:g}" for v in np.unique(found[strange]).astype(float)[:_SHOWN])
-            own.append(f"{rows}: label {values} is none of {_listed(known.tolist())}")
+            shown = ", ".join(f"{v:g}" for v in np.unique(found[strange]).astype(float)[:_SHOWN])
+            own.append(f"{rows}: label {shown} is none of {_listed(known.tolist())}")
     problems += [f"{where}: {text}" for text in own]
     if own:
         return nothing
-    values = found.astype(np.int64)
+    values: Integers = found.astype(np.int64)
     return values if several else np.searchsorted(task.numbers, values).astype(np.int64)
 
 

@@ -18,6 +18,7 @@ from simulation.few_labels import Result
 from simulation.few_labels_config import AT_THE_HOSPITAL, CURVE
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 NAMES = {
@@ -182,11 +183,13 @@ def draw_curve(results: Sequence[Result], path: Path) -> Path:
     for axes, cell in zip(panels, cells, strict=False):
         _panel(axes, [result for result in results if result.cell == cell], cell)
     panels[0].set_ylabel("macro AUC, test images of all hospitals")
-    named = {}
+    named: dict[str, Artist] = {}
     for axes in panels:
         handles, names = axes.get_legend_handles_labels()
         named |= dict(zip(names, handles, strict=True))
-    picture.legend(named.values(), named.keys(), fontsize=8, ncols=4, loc="outside upper center")
+    picture.legend(
+        list(named.values()), list(named), fontsize=8, ncols=4, loc="outside upper center"
+    )
     seeds = len({result.seed for result in results})
     over = "one draw of labels, no intervals"
     if seeds > 1:
