@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -177,17 +177,24 @@ def split_all(
     for seed in config.seeds:
         found[seed] = {name: split_anew(one, seed) for name, one in images.items()}
         for name in config.left_out or config.domains:
-            for split in ("train", "test"):
-                labels = found[seed][name].labels[found[seed][name].select(split)]
-                shown = [config.domains[name].classes[k] for k in np.unique(labels[labels >= 0])]
-                if len(shown) < 2:
-                    problems.append(
-                        f"{name}: {split} has images of {' and '.join(shown) or 'no class'} alone "
-                        f"with seed {seed}; two classes in two patients or groups each are needed"
-                    )
+            lacking = _too_few_classes(found[seed][name], config.domains[name].classes)
+            problems += [f"{name}, seed {seed}: {text}" for text in lacking]
     if problems:
         raise DataError("transfer", problems)
     return found
+
+
+def _too_few_classes(images: ImageSet, classes: Sequence[str]) -> list[str]:
+    problems = []
+    for split in ("train", "test"):
+        labels = images.labels[images.select(split)]
+        shown = [classes[label] for label in np.unique(labels[labels >= 0])]
+        if len(shown) < 2:
+            problems.append(
+                f"{split} has images of {' and '.join(shown) or 'no class'} alone; two classes in "
+                "two patients or groups each are needed"
+            )
+    return problems
 
 
 def pick_few(images: ImageSet, shots: int, seed: int) -> Integers:

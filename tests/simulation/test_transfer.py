@@ -175,7 +175,7 @@ def test_a_domain_that_cannot_be_learnt_or_tested_is_named_before_anything_is_tr
     with pytest.raises(DataError) as caught:
         split_all(world.config, one)
     assert len(caught.value.problems) == 2 * len(world.config.seeds)  # train and test
-    assert "train has images of" in caught.value.problems[0]
+    assert "bars, seed 0: train has images of thin alone" in caught.value.problems[0]
     assert set(split_all(world.config, world.images)) == set(world.config.seeds)
 
 
