@@ -48,8 +48,9 @@ from simulation.one_process import federate_here
 from simulation.progress import Display, Step
 from simulation.runner import RunFolder, Watch, hold, run_federation
 
-OURS = ("study.yaml", "prepared.json", "study.hash", "settings.json", "images", "sites")
-"""A folder with one of these is a run's, and may be emptied by --fresh."""
+OURS = ("study.yaml", "prepared.json", "run.yaml", "study.hash", "settings.json")
+"""A folder with one of these is a run's, and may be emptied by --fresh. Folders are no sign: a
+hospital's own data has images and sites too."""
 
 
 @dataclass(frozen=True)

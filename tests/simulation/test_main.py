@@ -66,8 +66,11 @@ def test_wrong_use_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFi
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_fresh_empties_run_folders_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    precious = tmp_path / "runs" / "tiny" / "thesis.txt"
+@pytest.mark.parametrize("place", [".", "images", "sites"])
+def test_fresh_empties_run_folders_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    precious = tmp_path / "runs" / "tiny" / place / "thesis.txt"
     precious.parent.mkdir(parents=True)
     precious.write_text("ten years of work", encoding="utf-8")
     arguments = ["run", str(write_study(tmp_path)), "--out", str(tmp_path / "runs"), "--fresh"]
