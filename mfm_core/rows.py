@@ -57,8 +57,10 @@ def product(rows: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
 
 
 def _apart(rows: torch.Tensor, groups: int) -> torch.Tensor:
-    """Return rows `[M, g * c]` as one matrix a group, `[g, M, c]`: a view."""
-    return rows.view(len(rows), groups, -1).transpose(0, 1)
+    """Return rows `[M, g * c]` as one matrix a group, `[g, M, c]`: a view, in one call."""
+    (count, channels), (down, across) = rows.shape, rows.stride()
+    each = channels // groups
+    return rows.as_strided((groups, count, each), (each * across, down, across))
 
 
 def add_product(total: torch.Tensor, rows: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
@@ -67,9 +69,8 @@ def add_product(total: torch.Tensor, rows: torch.Tensor, blocks: torch.Tensor) -
     MKL clears what it writes group by group, piece by piece, in a pass of its own; adding to zeros
     that were written in one go gives the same bits and takes .55 to .95 x as long.
     """
-    parts = zip(total.chunk(len(blocks), 1), rows.chunk(len(blocks), 1), blocks, strict=True)
-    for into, given, block in parts:
-        into.addmm_(given, block)
+    groups = blocks.shape[0]
+    _apart(total, groups).baddbmm_(_apart(rows, groups), blocks)
     return total
 
 
@@ -86,7 +87,8 @@ def sum_with_product(start: torch.Tensor, rows: torch.Tensor, blocks: torch.Tens
 def weight_gradient(slope: torch.Tensor, rows: torch.Tensor, groups: int) -> torch.Tensor:
     """Return the gradient `[g, o, i]` of a weight: slope `[M, g * o]` by rows `[M, g * i]`.
 
-    In bfloat16 group by group: oneDNN takes .5 to .9 x as long as for all groups in one call.
+    The narrower factor comes first, which is .85 to 1 x the time of the other order; in bfloat16
+    group by group, where oneDNN takes .5 to .9 x as long as for all groups in one call.
     """
     if slope.dtype == torch.bfloat16 and slope.device.type == "cpu":
         pairs = zip(slope.chunk(groups, 1), rows.chunk(groups, 1), strict=True)
@@ -138,7 +140,7 @@ def exchange(rows: torch.Tensor, groups: int) -> torch.Tensor:
 
     Pair by pair, because the pieces that stay need no copy and a copy of two axes is a quick one.
     """
-    pieces = rows.chunk(groups * groups, 1)
+    pieces = _apart(rows, groups * groups)
     for first, second in itertools.combinations(range(groups), 2):
         one, other = pieces[first * groups + second], pieces[second * groups + first]
         kept = one.clone()

@@ -43,7 +43,7 @@ def _convolution_backward(
 
 def _add_product(_total: object, left: Sequence[int], right: Sequence[int], **_: Any) -> int:
     """Return the operations of a product that is added in place, which the counter leaves out."""
-    return 2 * prod(left) * right[1]
+    return 2 * prod(left) * right[-1]
 
 
 def count_flops(work: Callable[[], object]) -> dict[str, int]:
@@ -54,7 +54,7 @@ def count_flops(work: Callable[[], object]) -> dict[str, int]:
     """
     formulas = {
         torch.ops.aten.convolution_backward: _convolution_backward,
-        torch.ops.aten.addmm_: _add_product,
+        torch.ops.aten.baddbmm_: _add_product,
     }
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         work()
