@@ -33,7 +33,7 @@ def init(
     print(f"  {made.key}  private key, readable by you only; it never leaves this folder")
     print(f"  {made.request}  send this file to the coordinator")
     print(f"Fingerprint, to be compared by telephone: {fingerprint(read_request(made).public_key)}")
-    print("Then: mfm-client join KIT, with the kit that comes back.")
+    print(f"Then: mfm-client join KIT {made.root}, with the kit that comes back.")
 
 
 @app.command()
@@ -60,7 +60,7 @@ def join(
     if done.wrote_settings:
         print(f"Now fill in {opened.site_file} and read {opened.kit / 'run.yaml'}.")
     else:
-        print(f"{opened.site_file} was left as it is; accept the run there if you agree to it.")
+        print(f"{opened.site_file} was left as it is; accept run and bundle there if you agree.")
     if started_processes(opened):
         print("The node still runs with the old kit: mfm-client stop, then start.")
-    print("Then: mfm-client check, and mfm-client check --dry-run to see what would leave.")
+    print(f"Then: mfm-client check {opened.root}; with --dry-run, to see what would leave.")

@@ -88,9 +88,9 @@ def open_folder(root: Path, *, joined: bool = True) -> Folder:
         raise ConfigError(str(root), [reason])
     missing = []
     if joined and not (folder.kit / KIT).is_file():
-        missing.append("no kit yet; get one from the coordinator, then `mfm-client join KIT`")
+        missing.append("no kit yet; ask the coordinator for one, then `mfm-client join KIT FOLDER`")
     if joined and not folder.site_file.is_file():
-        missing.append(f"no {KIT_SITE}; `mfm-client join KIT` writes a commented one")
+        missing.append(f"no {KIT_SITE}; `mfm-client join KIT FOLDER` writes a commented one")
     if missing:
         raise ConfigError(str(root), missing)
     return folder

@@ -9,7 +9,7 @@ Mechanism for Differential Privacy", ICML 2018, theorem 8). Its standard deviati
 10,000 grains, where discrete and continuous noise differ by far less than any figure shown; the
 discrete one keeps the same concentrated privacy exactly (Canonne, Kamath, Steinke, "The Discrete
 Gaussian for Differential Privacy", NeurIPS 2020, theorem 14).
-What crosses the hospital's boundary: nothing here; `client.private_atlas` releases what is noisy.
+What crosses the hospital's boundary: nothing here; `client.private_release` releases what is noisy.
 """
 
 from __future__ import annotations

@@ -42,6 +42,7 @@ gates:                                 # what `mfm-server release` asks of the f
   # min_class_auc: 0.7                 # weakest class
   # min_ssim: 0.8                      # redrawn test images
   # max_subgroup_gap: 0.05             # AUC, upper end of the 95 % interval
+# Off where left out: mitigation, privacy, secure_sum. strategies/config.py describes every key.
 """
 
 _CONSORTIUM = """\

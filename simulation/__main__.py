@@ -78,6 +78,7 @@ def run(
         print_json(content) if as_json else print(text)
         return
     order = Order(load_study(study, changes), data, out, fresh, one_process)
+    tell_unused(study, order.study, data)
     results = finished_results(order)
     known = results is not None
     if results is None:
@@ -89,6 +90,14 @@ def run(
     show_results(order.folder, results)
     if known:
         print(f"{order.folder} was finished already; --fresh runs it again.")
+
+
+def tell_unused(path: Path, config: StudyConfig, data: Path) -> None:
+    """Say on standard error that a study of phantoms alone reads nothing below --data."""
+    sources = [source for source in (config.source, config.public) if source is not None]
+    if data != Path(".") and all(isinstance(source, PhantomSource) for source in sources):
+        reason = f"note: {path} draws phantoms (source.kind), so nothing in {data} is read"
+        print(f"{reason}; name your images below source", file=sys.stderr)
 
 
 def wide_console() -> Console:
@@ -144,6 +153,7 @@ def check(
         print(f"{study}: {checked.content['cells']} studies, ready to run")
         return
     config = load_study(study, changes)
+    tell_unused(study, config, data)
     with tempfile.TemporaryDirectory(prefix="mfm-check-") as folder:
         prepare(config, data, Path(folder))
         hospitals = describe_hospitals(config, Path(folder))
@@ -204,7 +214,8 @@ def new(
     text = (STUDIES / "template.yaml").read_text(encoding="utf-8")
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text.replace("name: template", f"name: {name}"), encoding="utf-8")
-    print(f"Wrote {path}; next: mfm-simulate check {path}")
+    print(f"Wrote {path}. It draws phantoms: put your images below source, as its comments show.")
+    print(f"Next: mfm-simulate check {path} --data FOLDER")
 
 
 @app.command()

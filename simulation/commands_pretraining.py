@@ -84,7 +84,12 @@ def pretrain(
         config = DataConfig(root=prepared.root, mimeta=tuple(found.info.id for found in sets))
         with tempfile.TemporaryDirectory(prefix="mfm-check-") as cache:
             open_images(config, run.ontology, run.image, Path(cache))
-        print("\n".join([*describe_tasks(run.ontology, sets), f"{study}: ready to run"]))
+        tasks = describe_tasks(run.ontology, sets)
+        if as_json:
+            content = {"pretraining": run.name, "sets": tasks, "warnings": list(prepared.warnings)}
+            print(json.dumps(content, indent=1))
+            return
+        print("\n".join([*tasks, f"{study}: ready to run"]))
         return
     with choose_display(quiet=as_json) as display:
         folder = run_pretraining(prepared, out, display, fresh=fresh, one_process=one_process)

@@ -10,7 +10,7 @@ adds the share 1 / min_sites of the variance, so what is released never has less
 promised: with S contributing sites it has S / min_sites times the variance, as a margin for
 S - min_sites sites that tell the server their own noise. Without it each site's cells are seen
 alone, so each adds all of the noise and the sum has S times the variance.
-What crosses the hospital's boundary: nothing here; `client.private_atlas` releases the cells.
+What crosses the hospital's boundary: nothing here; `client.private_release` releases the cells.
 """
 
 from __future__ import annotations

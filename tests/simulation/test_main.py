@@ -58,6 +58,22 @@ def test_a_data_folder_that_is_not_there_is_named(
     assert str(tmp_path / "absent") in capsys.readouterr().err
 
 
+def test_phantoms_in_place_of_the_named_images_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_images(tmp_path / "data")
+    study = write_study(tmp_path)
+    assert call(["check", str(study), "--data", str(data)]) == 0
+    assert f"nothing in {data} is read" in capsys.readouterr().err
+    (tmp_path / "b").mkdir()
+    for arguments in (
+        [str(study)],
+        [str(write_study(tmp_path / "b", **folder_study())), "--data", str(data)],
+    ):
+        assert call(["check", *arguments]) == 0
+        assert "is read" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments", [["run"], ["fly"], ["check", "x.yaml", "--no-such"], ["run", "x", "--set", "a"]]
 )
@@ -83,6 +99,7 @@ def test_new_writes_a_study_that_passes_its_check(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(["new", "my-study", "--folder", str(tmp_path)]) == 0
+    assert "put your images below source" in capsys.readouterr().out
     text = (tmp_path / "my-study.yaml").read_text(encoding="utf-8")
     assert "name: my-study" in text and "dirichlet" in text
     assert call(["check", str(tmp_path / "my-study.yaml"), "--json"]) == 0

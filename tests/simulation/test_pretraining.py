@@ -69,6 +69,8 @@ def test_check_reads_everything_and_says_every_problem(
     study = write_study(tmp_path)
     assert call(["pretrain", str(study), "--data", str(data), "--check"]) == 0
     assert "grey (Toys): train 16, val 4, test 4; grey/binary" in capsys.readouterr().out
+    assert call(["pretrain", str(study), "--data", str(data), "--check", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sets"][0].startswith("grey (Toys): train 16")
     (data / "grey/annotations.csv").unlink()
     (data / "rgb/splits/val.txt").write_text("x")
     assert call(["pretrain", str(study), "--data", str(data), "--check"]) == 1
