@@ -355,7 +355,7 @@ for command in (privacy, federations, pretrain, transfer, few_labels, explanatio
 
 def call(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code; errors go to standard error as plain text."""
-    again = "Interrupted; everything was stopped. The same command goes on."
+    again = "Interrupted; everything was stopped. The same command goes on, without --fresh."
     return run_command(app, "mfm-simulate", arguments, again)
 
 

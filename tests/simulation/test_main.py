@@ -152,7 +152,7 @@ def test_sigterm_ends_with_code_3_and_plain_words(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 3
-    assert "Interrupted" in error and "Traceback" not in error
+    assert "Interrupted" in error and "without --fresh" in error and "Traceback" not in error
 
 
 def test_a_manifest_that_leaves_nothing_or_one_class_is_told_by_its_name(
