@@ -138,7 +138,7 @@ def check(
 ) -> None:
     """Check a study file and every image it names; show the hospitals; train nothing.
 
-    Of a grid, every study is checked, and the images of each cell's first seed.
+    Of a grid or table every study is checked, and the images of one cell of each kind.
     """
     from simulation.hospitals import describe_hospitals, prepare
 
