@@ -70,7 +70,7 @@ class Exchange:
     """One exchange of the run.
 
     Attributes:
-        kind, round: which; only round 1 of several is played.
+        kind, round: which; only the first of several is played.
         times: how often it comes in the run.
         outcome: "leaves", "leaves nothing", "refused" or "not made".
         reason: why it was refused or not made, for the site only.
@@ -107,7 +107,7 @@ class Exchange:
 def rehearse(
     config: SiteConfig, run: RunConfig, out: Path, show: Callable[[int, int], None]
 ) -> tuple[Exchange, ...]:
-    """Play one round of every exchange of the agreed run; return what would leave.
+    """Play every kind of exchange of the agreed run once; return what would leave.
 
     Args:
         config: the site's settings.
@@ -121,8 +121,10 @@ def rehearse(
     out.mkdir(parents=True, exist_ok=True)
     for old in [*out.glob("[0-9][0-9]-*.json"), *out.glob("[0-9][0-9]-*.safetensors")]:
         old.unlink()
-    planned = (step for step in plan_of(run) if step.round <= 1)
-    steps = [Step("hello"), *planned, Step("receipts")]
+    planned: dict[Kind, Step] = {}
+    for step in plan_of(run):  # class sums may first be asked for in a later round
+        planned.setdefault(step.kind, step)
+    steps = [Step("hello"), *planned.values(), Step("receipts")]
     with tempfile.TemporaryDirectory(prefix="mfm-dry-run-") as place:
         stage = _Stage(config, unmasked(run), Path(place))
         stage.labelled = run if run.privacy.private_sum else stage.run

@@ -19,6 +19,7 @@ from mfm_core.config import dump_yaml
 from mfm_core.sums import Sum
 from strategies import wire
 from strategies.answers import answer_of
+from strategies.config import RunConfig
 from strategies.plan import KEYS, KINDS
 from tests.client.hospital_folder import make_hospital, make_kit, settings
 from tests.server.hospitals import RUN
@@ -169,3 +170,14 @@ def test_suppressed_cells_are_added_over_all_parts() -> None:
 def test_only_small_arrays_are_shown_in_full() -> None:
     shown = tensors_of(wire.Payload(total=Sum({"a": np.arange(8.0), "b": np.arange(9.0)})))
     assert len(shown[0].values) == 8 and shown[1].values == ()
+
+
+def test_class_sums_of_a_later_round_are_shown_too(config: SiteConfig, tmp_path: Path) -> None:
+    content = {**RUN.model_dump(), "mitigation": {}, "audit": {"enabled": False}}
+    content["learning"]["pseudo_labels"]["from_round"] = 2
+    run = RunConfig.model_validate(content)
+    (found,) = (e for e in rehearse(config, run, tmp_path / "out", quiet) if e.kind == "class_sums")
+    assert (found.round, found.times, found.outcome) == (2, 1, "leaves")
+    assert {t.name: t.shape for t in found.tensors} == dict(
+        answer_of(run, "class_sums").total or ()
+    )
