@@ -24,6 +24,7 @@ from server.hosting import HostingConfig, default_quorum, load_hosted_run, load_
 from server.kits import Agreed, agreed_of, kit_problems
 from server.membership import SiteRecord, sites_and_problems
 from server.ports import check_ports
+from server.start import released_start
 from strategies.answers import latent_size
 from strategies.config import RunConfig
 
@@ -70,6 +71,7 @@ def _findings(folder: Folder, now: datetime.datetime) -> Iterator[Finding]:
             agreed = agreed_of(run)
             yield from describe_run(agreed)
             yield from check_public(hosting, run)
+            yield from check_start(hosting, run)
         except MfmError as error:
             yield from _problems("run", error, "correct the agreed run.yaml")
     yield from check_sites(folder, hosting, agreed)
@@ -183,6 +185,20 @@ def check_public(hosting: HostingConfig, run: RunConfig) -> Iterator[Finding]:
     if found is not None:
         text = f"{len(found)} public pictures, as run.yaml names them; every kit holds them"
         yield Finding("run", "ok", text)
+
+
+def check_start(hosting: HostingConfig, run: RunConfig) -> Iterator[Finding]:
+    """Yield whether the run can start from the released weights that it agreed on, if on any."""
+    try:
+        if released_start(run, hosting.pretrained) is not None:
+            text = f"starts from the autoencoder of {hosting.pretrained}, as run.yaml names it"
+            yield Finding("run", "ok", text)
+    except MfmError as error:
+        yield from _problems("run", error, "name the agreed file as pretrained in consortium.yaml")
+    if run.pretrained is None and run.learning.trainable != "all":
+        text = f"learning.trainable is {run.learning.trainable}, but no released weights are agreed"
+        advice = "name them as pretrained in run.yaml, or almost nothing of a new model will learn"
+        yield Finding("run", "warn", text, advice)
 
 
 def check_sites(

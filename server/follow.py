@@ -38,6 +38,7 @@ from server.run_files import (
     read_object,
     read_submission,
 )
+from server.start import released_start
 from strategies.bundle import bundle_hash, stage_bundle
 from strategies.config import RunConfig
 from strategies.plan import plan_of
@@ -109,10 +110,13 @@ def prepare(
 
     Raises:
         ConfigError: the folder holds a run already, or the public pictures are not the agreed ones.
+        MfmError: a new run cannot start from the released weights that it agreed on.
     """
     if not resume and any((folder / STATES).glob("state-*.safetensors")):
         reason = "holds this run already; go on with `mfm-server resume`, or choose --name"
         raise ConfigError(str(folder), [reason])
+    if not resume:
+        released_start(run, config.pretrained)
     pictures = read_public(public or folder, run.privacy.public_pictures, run.image)
     folder.mkdir(parents=True, exist_ok=True)
     if public is not None and pictures is not None:

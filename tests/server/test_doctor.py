@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from mfm_core.checkpoint import save_model
+from mfm_core.config import dump_yaml
 from server import doctor
 from server.certificates import create_authority, issue_server_certificate, read_certificate
 from server.doctor import check_folder
@@ -16,6 +19,8 @@ from server.finding import Finding, worst
 from server.folder import Folder
 from server.kits import Agreed
 from server.membership import admit, suspend
+from server.weights import new_model
+from strategies.config import RunConfig
 from tests.server.consortium import contents, make_consortium, write_request
 from tests.server.hospitals import RUN
 
@@ -205,3 +210,33 @@ def test_a_disk_that_fills_is_seen_before_it_is_full(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
     (found,) = bad(folder)
     assert (found.part, found.level) == ("disk", level)
+
+
+def about_run(folder: Folder, run: RunConfig) -> list[Finding]:
+    """Return what is not ok of another agreed run in the folder."""
+    dump_yaml(run, folder.root / "run.yaml")
+    return [finding for finding in bad(folder) if finding.part == "run"]
+
+
+def test_the_released_weights_of_a_run_are_looked_at_before_it_starts(folder: Folder) -> None:
+    agreed = RUN.model_copy(update={"pretrained": "2" * 64})
+    (unnamed,) = about_run(folder, agreed)
+    assert unnamed.level == "fail" and "set both" in unnamed.text
+    with folder.consortium.open("a", encoding="utf-8") as file:
+        file.write("pretrained: start.safetensors\n")
+    (missing,) = about_run(folder, agreed)
+    assert "start.safetensors: no such file" in missing.text
+    save_model(folder.root / "start.safetensors", new_model(RUN), "0" * 64, RUN.ontology)
+    (other,) = about_run(folder, agreed)
+    assert "the run agreed on 2222" in other.text and "consortium.yaml" in other.advice
+    found = hashlib.sha256((folder.root / "start.safetensors").read_bytes()).hexdigest()
+    wider = RUN.model.model_copy(update={"latent_channels": 8})
+    (shape,) = about_run(folder, RUN.model_copy(update={"pretrained": found, "model": wider}))
+    assert "model.latent_channels is 8, released is 4" in shape.text
+    assert about_run(folder, RUN.model_copy(update={"pretrained": found})) == []
+
+
+def test_low_rank_changes_of_a_new_model_are_questioned(folder: Folder) -> None:
+    learning = RUN.learning.model_copy(update={"trainable": "lora"})
+    (found,) = about_run(folder, RUN.model_copy(update={"learning": learning}))
+    assert found.level == "warn" and "no released weights" in found.text

@@ -257,6 +257,13 @@ def test_a_folder_with_a_state_is_only_gone_on_with(prepared: Prepared) -> None:
     assert prepare(prepared.folder, RUN, CONFIG, resume=True).run_hash == prepared.run_hash
 
 
+def test_a_run_without_the_weights_it_starts_from_is_not_prepared(tmp_path: Path) -> None:
+    run = RUN.model_copy(update={"pretrained": "2" * 64})
+    with pytest.raises(ConfigError, match="set both"):
+        prepare(tmp_path / "tiny", run, CONFIG)
+    assert not (tmp_path / "tiny").exists()
+
+
 def test_a_cut_ledger_is_no_reason_to_stop_watching(prepared: Prepared) -> None:
     (prepared.folder / "rounds.jsonl").write_text('{"phase"\n')
     assert missing_sites(prepared.folder) == {}
