@@ -192,27 +192,40 @@ class RunConfig(Part):
     secure_sum: SecureSumConfig = SecureSumConfig()
 
     @model_validator(mode="after")
-    def _attribute_is_recorded(self) -> Self:
+    def _parts_agree(self) -> Self:
+        found = (
+            self._attribute_is_recorded(),
+            self._attention_leaves_room(),
+            self._what_learns_fits(),
+            self._privacy_is_kept(),
+            self._tasks_are_trained_plainly(),
+            self._scaffold_corrects_plain_gradients(),
+            self._either_hidden_or_inspected(),
+            self._model_can_be_sent(),
+        )
+        if problems := [problem for each in found for problem in each]:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _attribute_is_recorded(self) -> list[str]:
         name, known = self.mitigation.attribute, self.ontology.attributes
         if name is not None and name not in known:
-            raise ValueError(
+            return [
                 f"mitigation.attribute: {name!r} is not an attribute of the ontology "
                 f"({', '.join(known) or 'it has none'})"
-            )
-        return self
+            ]
+        return []
 
-    @model_validator(mode="after")
-    def _attention_leaves_room(self) -> Self:
+    def _attention_leaves_room(self) -> list[str]:
         stage_one = self.learning.objective.attention.rounds
         if stage_one >= self.rounds:
-            raise ValueError(
+            return [
                 f"learning.objective.attention.rounds is {stage_one} of {self.rounds} rounds; "
                 "stage two needs at least one round"
-            )
-        return self
+            ]
+        return []
 
-    @model_validator(mode="after")
-    def _what_learns_fits(self) -> Self:
+    def _what_learns_fits(self) -> list[str]:
         learning, problems = self.learning, []
         if learning.trainable != "all" and learning.objective.attention.rounds:
             problems.append(
@@ -229,59 +242,57 @@ class RunConfig(Part):
                 "learning.pseudo_labels needs one encoder at all sites; leave "
                 "aggregation.personal empty"
             )
+        if "head" in self.aggregation.personal and self.mitigation.use is not None:
+            problems.append(
+                f"mitigation.use is {self.mitigation.use}, but sites with a head of their own "
+                "would not use it; leave head out of aggregation.personal, or use empty"
+            )
         if learning.pseudo_labels.from_round > self.rounds:
             problems.append(
                 f"learning.pseudo_labels.from_round is {learning.pseudo_labels.from_round} of "
                 f"{self.rounds} rounds; use a round of the run, or 0 for never"
             )
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
+        return problems
 
-    @model_validator(mode="after")
-    def _privacy_is_kept(self) -> Self:
+    def _privacy_is_kept(self) -> list[str]:
         if problems := privacy_problems(self):
             found = f"privacy.training is {self.privacy.training}"
-            raise ValueError(f"{found}: {'; '.join(problems)}")
-        return self
+            return [f"{found}: {'; '.join(problems)}"]
+        return []
 
-    @model_validator(mode="after")
-    def _tasks_are_trained_plainly(self) -> Self:
+    def _tasks_are_trained_plainly(self) -> list[str]:
         if problems := task_problems(self):
-            raise ValueError(f"ontology.tasks: {'; '.join(problems)}")
-        return self
+            return [f"ontology.tasks: {'; '.join(problems)}"]
+        return []
 
-    @model_validator(mode="after")
-    def _scaffold_corrects_plain_gradients(self) -> Self:
+    def _scaffold_corrects_plain_gradients(self) -> list[str]:
         if problems := scaffold_problems(self):
-            raise ValueError(f"aggregation.kind is scaffold: {'; '.join(problems)}")
-        return self
+            return [f"aggregation.kind is scaffold: {'; '.join(problems)}"]
+        return []
 
-    @model_validator(mode="after")
-    def _either_hidden_or_inspected(self) -> Self:
+    def _either_hidden_or_inspected(self) -> list[str]:
         if self.secure_sum.enabled and self.aggregation.inspects:
-            raise ValueError(
+            return [
                 "secure_sum.enabled hides single updates, aggregation.combine and norm_bound look "
                 "at them; choose one: combine: mean without norm_bound, or enabled: false"
-            )
-        return self
+            ]
+        return []
 
-    @model_validator(mode="after")
-    def _model_can_be_sent(self) -> Self:
+    def _model_can_be_sent(self) -> list[str]:
         classes = len(self.ontology.classes)
         try:
             latent = self.model.latent_channels * latent_grid(self.model, self.image) ** 2
             found = parameters_of(self.model, self.image, classes)
         except ConfigError as error:
-            raise ValueError("; ".join(f"image: {text}" for text in error.problems)) from None
+            return [f"image: {text}" for text in error.problems]
         wrong = []
         if found > MAX_PARAMETERS:
             wrong.append(f"the model has {found:,} parameters, allowed are {MAX_PARAMETERS:,}")
         if latent > MAX_LATENT:
             wrong.append(f"its latent has {latent:,} numbers, allowed are {MAX_LATENT:,}")
         if wrong:
-            raise ValueError(
+            return [
                 f"model: at image.size_px {self.image.size_px} {' and '.join(wrong)}; use stem 8, "
                 "fewer or smaller widths, fewer latent_channels or a smaller image"
-            )
-        return self
+            ]
+        return []

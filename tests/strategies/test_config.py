@@ -125,3 +125,37 @@ def test_personal_parts_exclude_partial_learning(
     RunConfig.model_validate(content)
     with pytest.raises(ValidationError, match=r"aggregation\.personal empty"):
         RunConfig.model_validate({**content, "aggregation": {"personal": ["norms"]}})
+
+
+def test_problems_of_different_kinds_are_told_together(tmp_path: Path) -> None:
+    text = """\
+rounds: 3
+learning: {trainable: lora, objective: {attention: {rounds: 3}}}
+mitigation: {attribute: view}
+aggregation: {personal: [head]}
+model: {latent_channels: 128}
+image: {size_px: 256}
+"""
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, GOOD + text)
+    told = str(caught.value)
+    for words in (
+        "'view' is not an attribute",
+        "stage two needs at least one round",
+        "so the attention map cannot learn",
+        "leave aggregation.personal empty",
+        "its latent has",
+    ):
+        assert words in told
+
+
+def test_a_mitigated_head_that_sites_with_their_own_would_not_use_is_refused() -> None:
+    content = {
+        "name": "a",
+        "ontology": {"classes": ["x", "y"], "attributes": {"view": ["AP", "PA"]}},
+        "mitigation": {"attribute": "view", "use": "leace"},
+        "aggregation": {"personal": ["norms"]},
+    }
+    RunConfig.model_validate(content)
+    with pytest.raises(ValidationError, match="sites with a head of their own"):
+        RunConfig.model_validate({**content, "aggregation": {"personal": ["head"]}})
