@@ -136,8 +136,15 @@ class ClassSums(Asking):
         return Payload(state.weights)
 
     def finish(self, state: RunState, pooled: Pooled) -> tuple[RunState, dict[str, Any]]:
-        """Return the state with the pooled class sums."""
+        """Return the state with the pooled class sums.
+
+        Raises:
+            DataError: too few labelled patients the first time, so that nothing could be labelled
+                and the run end without an atlas. Later ones may lack a site: that round goes on.
+        """
         assert pooled.total is not None
+        if CLASS_SUMS not in state.sums:
+            refuse_too_few_patients(pooled.total["class.count"])
         return replace(state, sums={**state.sums, CLASS_SUMS: pooled.total}), {}
 
 

@@ -145,3 +145,18 @@ def test_a_closed_form_head_is_used_after_the_one_exchange() -> None:
     before, after = (head_of(run, weights).weight for weights in (start.weights, state.weights))
     assert not before.any() and after.any()
     assert np.array_equal(after, phase.heads(state)["lda"].weight)
+
+
+def test_class_sums_without_a_labelled_patient_end_the_run_there() -> None:
+    """Not after all rounds, for want of an atlas."""
+    content = RUN.model_dump()
+    content["learning"]["pseudo_labels"]["from_round"] = 1
+    run = RunConfig.model_validate(content)
+    (phase, *_) = (p for p in phases_of(run) if p.step.kind == "class_sums")
+    zeros = {name: np.zeros(shape) for name, shape in answer_of(run, "class_sums").total or ()}
+    with pytest.raises(DataError, match="found 0 training patients"):
+        phase.finish(first_state(run), Pooled(20, None, Sum(zeros), {}))
+    some = Sum({**zeros, "class.count": np.array([2.0, 1.0])})
+    state, _ = phase.finish(first_state(run), Pooled(20, None, some, {}))
+    without, _ = phase.finish(state, Pooled(20, None, Sum(zeros), {}))
+    assert without.sums["class_sums"]["class.count"].tolist() == [0.0, 0.0]
