@@ -21,6 +21,7 @@ from mfm_core.config import OntologyConfig
 from mfm_core.dataset import SPLITS, ImageSet, open_images
 from mfm_core.errors import DataError, system_refusal
 from mfm_core.latent_sums import latent_sum
+from mfm_core.mimeta_images import read_all, task_names
 from mfm_core.tasks import task_counts
 from strategies.config import RunConfig
 
@@ -52,7 +53,17 @@ def read_images(config: SiteConfig, run: RunConfig) -> Images:
     except OSError as error:
         return Images(None, (Finding("data", "fail", system_refusal(error), "see machine"),))
     text = f"{len(images)} images of {len(np.unique(images.patients))} patients, all readable"
-    return Images(images, (Finding("data", "ok", text),))
+    return Images(images, (Finding("data", "ok", text), *_warnings(config, run)))
+
+
+def _warnings(config: SiteConfig, run: RunConfig) -> Iterator[Finding]:
+    """Yield what the tables of data sets in the MIMeta layout say that stops no training."""
+    if config.data.mimeta is None:
+        return
+    for found in read_all(config.data.root, config.data.mimeta):
+        if set(task_names(found)) & set(run.ontology.tasks):
+            for text in found.warnings:
+                yield Finding("data", "warn", text, "correct its tables, or take it as it is")
 
 
 def _open(config: SiteConfig, run: RunConfig) -> ImageSet:

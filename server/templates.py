@@ -72,6 +72,20 @@ _SITE = """\
 name: {name}
 run: kit/run.yaml             # this site's own copy of what was agreed
 data:
+{data}limits:                       # no run can widen these
+  accepted_runs:              # hashes of the runs this site takes part in; this is {run} of the kit
+    - "{run_hash}"
+  accepted_bundles:           # hashes of the program this site works for; this one is the kit's
+    - "{bundle_hash}"
+{limits}receipt_key: "{receipt_key}"   # the coordinator's receipts must be signed by it
+state_folder: state           # cache, ledger, log and received models
+device: cpu                   # auto: a graphics card where there is one; cuda: not without one
+# precision: bf16             # tf32 or bf16 round the factors of products; left out: float32
+threads: 1
+# metrics: 127.0.0.1:9465     # counts and times for this hospital's own Prometheus; left out: none
+"""
+
+_DATA = """\
   root: images                # folder that file names are relative to
   manifest: manifest.csv      # one row per image; leave out to read one folder per class
   columns:                    # which column of the manifest holds what
@@ -84,17 +98,11 @@ data:
   attribute_mapping:{values}
   val_fraction: 0.1
   test_fraction: 0.2
-limits:                       # no run can widen these
-  accepted_runs:              # hashes of the runs this site takes part in; this is {run} of the kit
-    - "{run_hash}"
-  accepted_bundles:           # hashes of the program this site works for; this one is the kit's
-    - "{bundle_hash}"
-{limits}receipt_key: "{receipt_key}"   # the coordinator's receipts must be signed by it
-state_folder: state           # cache, ledger, log and received models
-device: cpu                   # auto: a graphics card where there is one; cuda: not without one
-# precision: bf16             # tf32 or bf16 round the factors of products; left out: float32
-threads: 1
-# metrics: 127.0.0.1:9465     # counts and times for this hospital's own Prometheus; left out: none
+"""
+
+_TASK_DATA = """\
+  root: images                # folder of the data sets, in the MIMeta layout
+  mimeta: []                  # names of those to use; []: all that have a task of the run
 """
 
 LIMITS = f"""\
@@ -146,17 +154,25 @@ def site_text(kit: Kit, run: RunConfig) -> str:
         kit: names the site, the only run and bundle it accepts and the key of receipts.
         run: the agreed run.
     """
-    ontology = run.ontology
     return _SITE.format(
         name=_one(kit.site),
-        columns=_flow({attribute: attribute for attribute in ontology.attributes}),
-        labels="\n".join(f"    {_one(label)}: {_one(label)}" for label in ontology.classes),
-        values=_values(ontology),
+        data=_data(run.ontology),
         run=run.name,
         run_hash=kit.run_hash,
         bundle_hash=kit.bundle_hash,
         receipt_key=kit.receipt_key,
         limits=LIMITS,
+    )
+
+
+def _data(ontology: OntologyConfig) -> str:
+    """Return the lines of data, in the words of the run; its tasks have their words with them."""
+    if ontology.tasks:
+        return _TASK_DATA
+    return _DATA.format(
+        columns=_flow({attribute: attribute for attribute in ontology.attributes}),
+        labels="\n".join(f"    {_one(label)}: {_one(label)}" for label in ontology.classes),
+        values=_values(ontology),
     )
 
 

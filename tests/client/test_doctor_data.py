@@ -17,6 +17,7 @@ from mfm_core.config import dump_yaml, load_yaml
 from mfm_core.dataset import ImageSet
 from strategies.config import RunConfig
 from tests.client.hospital_folder import make_hospital, make_kit, settings
+from tests.mfm_core.mimeta_world import change_info
 from tests.server.hospitals import RUN
 from tests.server.task_hospitals import lay_out_tasks
 
@@ -139,3 +140,12 @@ def test_tasks_of_a_pretraining_are_counted_by_images(tmp_path: Path) -> None:
     assert "task 'chest/ordinal', images: train 16, val 4, test 4" in said
     absent = "train 0, val 0, test 0; nothing is sent for its head"
     assert f"task 'skin/multilabel', images: {absent}" in said
+
+
+def test_what_the_tables_of_a_pretraining_warn_of_is_told(tmp_path: Path) -> None:
+    folder = lay_out_tasks(tmp_path / "tasks")
+    config = load_site_config(folder / "sites/1.yaml")
+    change_info(config.data.root / "chest", subject_overlaps=["zebra"])
+    found = read_images(config, load_yaml(folder / "run.yaml", RunConfig))
+    (warned,) = (finding for finding in found.findings if finding.level == "warn")
+    assert "people who are in zebra too" in warned.text and warned.advice

@@ -93,3 +93,10 @@ def test_every_limit_of_a_site_is_shown_at_its_default(tmp_path: Path) -> None:
     found = load_site_config(written(tmp_path, opened)).limits
     assert found.hours == "18:00-06:00" and found.max_memory_gib == 8
     assert found.allowed_kinds == LimitsConfig.model_fields["allowed_kinds"].default
+
+
+def test_a_site_file_for_tasks_asks_for_data_sets_and_no_table(tmp_path: Path) -> None:
+    task = {"target": "BINARY_CLASSIFICATION", "labels": ["absent", "present"]}
+    run = RunConfig.model_validate({"name": "r", "ontology": {"tasks": {"chest/finding": task}}})
+    found = load_site_config(written(tmp_path, site_text(kit("north"), run))).data
+    assert found.mimeta == () and found.manifest is None and not found.label_mapping
