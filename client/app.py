@@ -28,7 +28,7 @@ from client.private_round import Permit, count_units, permit_for, spent_in_run, 
 from client.receipts import take_receipts
 from client.secret import secret_seed
 from client.secure_site import answer_keys, check_agreed, seal_for
-from client.site import ATLAS, FINAL, HEADS_FILE, Site, find_site_file, open_site
+from client.site import ATLAS, FINAL, HEADS_FILE, Site, find_site_file, forget_heads, open_site
 from client.task_round import TASK_WORK
 from mfm_core.atlas import atlas_from, save_atlas
 from mfm_core.checkpoint import encoder_hash, flat_weights, save_model
@@ -327,7 +327,7 @@ def store_atlas(request: Request) -> Reply:
     site, folder = request.site, request.site.config.state_folder
     model, run = site.load(request.weights), site.run
     encoder, latent = encoder_hash(model), part_of(request.total, LATENT)
-    (folder / HEADS_FILE).unlink(missing_ok=True)
+    forget_heads(folder)
     save_model(folder / FINAL, model, site.config_hash, run.ontology)
     atlas = atlas_from(latent, run.ontology, encoder, site.config_hash)
     save_atlas(folder / ATLAS, atlas)

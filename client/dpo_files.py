@@ -17,7 +17,6 @@ from typing import Any
 from client.config import SiteConfig
 from client.dpo_facts import LEAK_AUDIT
 from client.held import FOLDER as HELD
-from client.own_head import OWN_HEAD
 from client.own_parts import FILE as OWN_PARTS
 from client.receipts import FILE as RECEIPTS
 from client.secret import FILE as SECRET
@@ -25,7 +24,7 @@ from client.secure_opened import FILE as OPENED
 from client.secure_peers import FILE as PEERS
 from client.secure_session import FILE as SECURE
 from client.secure_site import ROSTER
-from client.site import ATLAS, CACHE, FINAL, HEADS_FILE, LEDGER, LOG, PRIVACY_LEDGER
+from client.site import ATLAS, CACHE, FINAL, HEADS_FILE, LEDGER, LOG, OWN_HEAD, PRIVACY_LEDGER
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ KEPT = (
         f"{{state}}/{OWN_HEAD}",
         "the final model with a head that learned from this site's patients alone",
         True,
-        "until the next choice of a head",
+        "until the next choice of a head or the next run",
         "the common head is used",
     ),
     Kept(

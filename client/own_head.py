@@ -15,14 +15,12 @@ from typing import Any
 import torch
 
 from client.config import load_site_config
-from client.site import ATLAS, CACHE, FINAL, NOT_YET
+from client.site import ATLAS, CACHE, FINAL, NOT_YET, OWN_HEAD
 from mfm_core.atlas import load_atlas
 from mfm_core.checkpoint import encoder_hash, load_model, save_model
 from mfm_core.dataset import open_images
 from mfm_core.errors import CheckpointError
 from mfm_core.personal_head import PersonalHead, personal_head
-
-OWN_HEAD = "own-head.safetensors"
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,10 @@ from strategies.config import RunConfig
 LEDGER, LOG, CACHE = "outbox.jsonl", "site.log", "cache"
 PRIVACY_LEDGER = "privacy.jsonl"
 FINAL, ATLAS, HEADS_FILE = "final.safetensors", "atlas.safetensors", "heads.safetensors"
+OWN_HEAD = "own-head.safetensors"
 NOT_YET = (
-    "not there yet; the last step of a run leaves model and atlas in the state folder. "
-    "Take part in a run"
+    "not there yet; the last step of a run on classes leaves model and atlas in the state folder, "
+    "a pre-training on tasks leaves none. Take part in a run on classes"
 )
 """What is said where model or atlas are missing."""
 
@@ -87,6 +88,13 @@ class Site:
         return flat_weights(new)
 
     @cached_property
+    def personal(self) -> tuple[str, ...]:
+        """Return the parts this site has a version of its own of; a head needs labels to learn."""
+        labels = self.images.labels[self.images.select("train")]
+        bare = {"head"} if (labels < 0).all() else set()
+        return tuple(part for part in self.run.aggregation.personal if part not in bare)
+
+    @cached_property
     def outbox(self) -> Outbox:
         """Return the door of this site."""
         return Outbox(self.config.state_folder / LEDGER, self.config.limits)
@@ -116,7 +124,7 @@ class Site:
             before: the round that is about to begin; own parts are those of the rounds before it.
         """
         load_flat_weights(self.model, weights)
-        if personal := self.run.aggregation.personal:
+        if personal := self.personal:
             own = recall(self.config.state_folder, self.config_hash, "parts", before)
             if own is not None:
                 places = own_places(self.schema, personal)
@@ -125,7 +133,7 @@ class Site:
 
     def keep_own(self, number: int) -> None:
         """Keep the site's own parts of the loaded model as what round `number` left."""
-        if personal := self.run.aggregation.personal:
+        if personal := self.personal:
             own = flat_weights(self.model)[own_places(self.schema, personal)]
             remember(self.config.state_folder, self.config_hash, number, {"parts": own})
 
@@ -150,6 +158,12 @@ class Site:
             kept = encoder, latents_of(self.model, self.images, self.images.select(split))
             self._latents[split] = kept
         return kept[1]
+
+
+def forget_heads(folder: Path) -> None:
+    """Remove the heads that an earlier run left: they are of another encoder than the new model."""
+    for name in (HEADS_FILE, OWN_HEAD):
+        (folder / name).unlink(missing_ok=True)
 
 
 def privacy_ledger_of(config: SiteConfig) -> PrivacyLedger:

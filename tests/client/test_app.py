@@ -14,7 +14,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from client.app import Request, app, store_atlas, train_heads
 from client.audit_counts import open_kept
 from client.limits import guarded_latent_sum
-from client.site import HEADS_FILE, Site, close_sites, open_site
+from client.site import HEADS_FILE, OWN_HEAD, Site, close_sites, open_site
 from mfm_core.checkpoint import flat_weights, weight_schema
 from mfm_core.config import canonical_hash, dump_yaml
 from mfm_core.errors import unforeseen_word
@@ -251,5 +251,7 @@ def test_heads_of_an_earlier_run_do_not_outlive_its_model(tmp_path: Path) -> Non
     site = open_site(lay_out(tmp_path, ("north",), run) / "sites" / "0.yaml")
     state, old = site.config.state_folder, Head(np.eye(2, dtype=np.float32), np.zeros(2))
     save_heads(state / HEADS_FILE, {"leace": old}, "0" * 64, "view")
+    (state / OWN_HEAD).write_bytes(b"the earlier encoder with a head of this site's own")
     store_atlas(head_request(site, "atlas"))
+    assert not (state / OWN_HEAD).exists()
     assert set(open_kept(state, site.config_hash).heads) == {CHOSEN}

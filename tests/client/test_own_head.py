@@ -12,7 +12,7 @@ from PIL import Image
 
 from client.__main__ import call
 from client.config import LimitsConfig, SiteConfig
-from client.own_head import OWN_HEAD
+from client.site import OWN_HEAD
 from mfm_core.atlas import save_atlas
 from mfm_core.checkpoint import encoder_hash, load_model, save_model
 from mfm_core.config import DataConfig, dump_yaml

@@ -8,10 +8,20 @@ import numpy as np
 import pytest
 
 from client.own_parts import FILE, own_places, recall, remember, with_own
+from client.site import open_site
 from mfm_core.checkpoint import flat_weights, load_model, weight_schema
+from mfm_core.config import dump_yaml
 from server.app import final_hash, run_federation
 from strategies.config import RunConfig
-from tests.server.hospitals import RUN, Killed, consortium, dying_after, lay_out, make_grid
+from tests.server.hospitals import (
+    RUN,
+    Killed,
+    consortium,
+    dying_after,
+    lay_out,
+    make_grid,
+    site_config,
+)
 
 SITES = ("north", "south")
 SCHEMA = (("encoder.norm.weight", (3,)), ("encoder.first.weight", (2, 2)), ("head.bias", (2,)))
@@ -84,3 +94,21 @@ def test_formal_privacy_and_own_parts_are_refused_together() -> None:
         RunConfig.model_validate(content)
     with pytest.raises(ValueError, match="stands twice"):
         personal_run("head", "head")
+
+
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_a_site_without_labels_has_no_head_of_its_own(tmp_path: Path, unlabelled: bool) -> None:
+    """It would keep an untrained one; the common head is better."""
+    folder = lay_out(tmp_path / "own", run=personal_run("norms", "head"))
+    config = site_config("north")
+    data = config.data.model_copy(update={"unlabelled": unlabelled})
+    dump_yaml(config.model_copy(update={"data": data}), folder / "sites" / "0.yaml")
+    site = open_site(folder / "sites" / "0.yaml")
+    assert site.personal == (("norms",) if unlabelled else ("norms", "head"))
+    before = site.starting_weights
+    site.load(before + 1)
+    site.keep_own(1)
+    head = own_places(site.schema, ["head"])
+    kept = flat_weights(site.load(before, 2))
+    assert np.array_equal(kept[head], before[head]) == unlabelled
+    assert not np.array_equal(kept[~head], before[~head])
