@@ -18,16 +18,17 @@ from client.folder import Folder
 from client.keys import key_problems, public_text, read_key, read_request
 from client.kit import read_kit
 from client.limits import check_arrays
-from mfm_core.autoencoder import parameters_of
+from mfm_core.autoencoder import build_autoencoder, parameters_of
 from mfm_core.config import canonical_hash
 from mfm_core.errors import ConfigError, LimitRefusal
+from mfm_core.finetuning import update_schema
 from mfm_core.sums import Schema
 from strategies.answers import answer_of, request_has_model, request_schema
 from strategies.bundle import bundle_hash, stage_bundle
 from strategies.config import RunConfig
 from strategies.onboarding import KIT_SITE, Kit, fingerprint
 from strategies.plan import Kind, plan_of
-from strategies.wire import MODEL
+from strategies.wire import MODEL, model_size
 
 
 @dataclass(frozen=True)
@@ -146,10 +147,11 @@ def _shown(value: object) -> str:
 
 def _array_problems(config: SiteConfig, run: RunConfig, asked: Iterable[Kind]) -> Iterator[str]:
     """Yield why the site's own names and sizes of arrays will refuse an agreed record."""
-    weights = parameters_of(run.model, run.image, len(run.ontology.classes))
+    new = build_autoencoder(run.model, run.image, len(run.ontology.classes), run.seed)
+    learnt = model_size(update_schema(new, run.learning))
     for kind in asked:
         answer = answer_of(run, kind)
-        shapes = {MODEL: (weights,)} if answer.update else {}
+        shapes = {MODEL: (learnt,)} if answer.update else {}
         try:
             check_arrays(config.limits, kind, shapes | dict(answer.total or ()))
         except LimitRefusal as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from client.finding import Finding
 from client.folder import Folder
 from mfm_core.config import dump_yaml
 from server.kits import agreed_of
-from strategies.answers import answer_of
+from strategies.answers import answer_of, latent_size
 from strategies.plan import KINDS
 from tests.client.hospital_folder import make_hospital, make_kit, settings
 from tests.server.hospitals import RUN
@@ -128,3 +129,13 @@ def test_the_size_of_a_message_follows_from_the_run_alone() -> None:
             numbers += size
         assert message_bytes(RUN, kind) >= 8 * numbers
     assert not [f for f in check_limits(settings(), RUN) if f.level == "fail"]
+
+
+def test_limits_are_held_against_what_learns_and_not_the_whole_model() -> None:
+    figures = sum(math.prod(shape) for _, shape in answer_of(RUN, "train").total or ())
+    head_alone = len(RUN.ontology.classes) * (latent_size(RUN) + 1)
+    config = settings(max_numbers={"train": figures + head_alone})
+    assert [f for f in check_limits(config, RUN) if "allowed_arrays or" in f.text]
+    learning = RUN.learning.model_copy(update={"trainable": "head"})
+    head = RUN.model_copy(update={"learning": learning})
+    assert not [f for f in check_limits(config, head) if "allowed_arrays or" in f.text]
