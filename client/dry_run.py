@@ -116,6 +116,7 @@ def rehearse(
         show: told how many exchanges are done, and of how many.
 
     Raises:
+        DataError: the images cannot be used; every problem.
         OSError: `out` cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -157,6 +158,7 @@ class _Stage:
         self.site_file = place / "site.yaml"
         dump_yaml(copy, self.site_file)
         self.site = open_site(self.site_file)
+        _ = self.site.images  # those that cannot be used are named once, not at every exchange
         self.coordinator = LocalCoordinator(run, public_pictures(config, run))
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
 
@@ -169,7 +171,7 @@ class _Stage:
             return Exchange(kind, step.round, times, "not made", str(error))
         reply = app(self._message(step, payload), self._context())
         if reply.has_error():
-            reason = f"{reply.error.reason}: {self._last_words()}"
+            reason = f"{reply.error.reason}: {last_words(self.state / LOG)}"
             return Exchange(kind, step.round, times, "refused", reason)
         header, answer = self._decode(step, reply.content)
         with contextlib.suppress(MfmError):
@@ -225,13 +227,15 @@ class _Stage:
         self.site.load(self.coordinator.weights)
         return forecast_words(self.site, self.coordinator.basis())
 
-    def _last_words(self) -> str:
-        try:
-            text = (self.state / LOG).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return "see the site's log"
-        lines = [line for line in text.splitlines() if " ERROR " in line]
-        return lines[-1].partition(" ERROR ")[2] if lines else "no words in the log"
+
+def last_words(log: Path) -> str:
+    """Return the last error in a site's log with all its lines, without a traceback."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "see the site's log"
+    _, found, words = text.rpartition(" ERROR ")
+    return words.partition("\nTraceback ")[0].strip() if found else "no words in the log"
 
 
 def _absolute(config: SiteConfig, run: RunConfig, place: Path) -> SiteConfig:

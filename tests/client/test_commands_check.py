@@ -57,6 +57,17 @@ def test_a_dry_run_prints_the_table_and_a_refused_exchange_is_code_1(
     assert not (folder.root / "state" / "outbox.jsonl").exists()
 
 
+def test_a_dry_run_of_images_that_cannot_be_used_names_every_problem_once(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder.root / "images" / "manifest.csv"
+    path.write_text(path.read_text().replace("png,", "jpg,"))
+    assert call(["check", str(folder.root), "--dry-run"]) == 1
+    said = capsys.readouterr()
+    assert said.err.count("\n  - row ") == 48 and "Traceback" not in said.err
+    assert "What would leave" not in said.out
+
+
 def test_a_proxy_is_passed_over_for_loopback_as_the_node_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from client.config import SiteConfig, load_site_config
-from client.dry_run import Exchange, protection_of, rehearse, suppressed_cells, tensors_of
+from client.dry_run import (
+    Exchange,
+    last_words,
+    protection_of,
+    rehearse,
+    suppressed_cells,
+    tensors_of,
+)
 from client.folder import Folder
 from client.outbox import Outbox
 from client.site import LEDGER, open_site
@@ -181,3 +188,14 @@ def test_class_sums_of_a_later_round_are_shown_too(config: SiteConfig, tmp_path:
     assert {t.name: t.shape for t in found.tensors} == dict(
         answer_of(run, "class_sums").total or ()
     )
+
+
+def test_the_last_words_are_every_line_of_the_last_error(tmp_path: Path) -> None:
+    log = tmp_path / "site.log"
+    log.write_text(
+        "1 ERROR hello DataError: an earlier one\n"
+        "2 ERROR train DataError: images: 2 problems\n  - row 2\n  - row 7\n"
+    )
+    assert last_words(log) == "train DataError: images: 2 problems\n  - row 2\n  - row 7"
+    log.write_text("1 ERROR train: unexpected\nTraceback (most recent call last):\n  File\n")
+    assert last_words(log) == "train: unexpected"
