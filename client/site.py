@@ -90,9 +90,11 @@ class Site:
     @cached_property
     def personal(self) -> tuple[str, ...]:
         """Return the parts this site has a version of its own of; a head needs labels to learn."""
+        agreed = self.run.aggregation.personal
+        if "head" not in agreed:  # most runs ask for no image here
+            return agreed
         labels = self.images.labels[self.images.select("train")]
-        bare = {"head"} if (labels < 0).all() else set()
-        return tuple(part for part in self.run.aggregation.personal if part not in bare)
+        return agreed if (labels >= 0).any() else tuple(part for part in agreed if part != "head")
 
     @cached_property
     def outbox(self) -> Outbox:
